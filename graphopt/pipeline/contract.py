@@ -1,0 +1,96 @@
+"""What a pass is: it decides, and the manager applies."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from graphopt.runtime.feeds import Feeds
+
+
+class Effect(enum.Enum):
+    """What a pass may do to the outputs of a model."""
+
+    EXACT = "exact"
+    """Outputs stay equal up to the rounding of reassociated floating-point sums."""
+
+    LOSSY = "lossy"
+    """Outputs may change: the user trades accuracy for size or speed."""
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One edit that a pass wants to make.
+
+    Args:
+        at: Where: the name of the node or value that is edited, `scope/name` inside a subgraph
+            or function.
+        why: The reason, in one clause, with the numbers that decided it.
+        apply: Makes the edit, in place. The manager calls it at most once, and before it asks the
+            pass for its next rewrite.
+    """
+
+    at: str
+    why: str
+    apply: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Declined:
+    """A place where a pass would have been expected to act and did not.
+
+    Args:
+        at: Where, as in `Rewrite`.
+        why: The reason, in one clause.
+    """
+
+    at: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run has: data, providers, seed. Nothing that a pass needs is global.
+
+    Args:
+        feeds: Calibration samples, or None when the user gave none.
+        providers: Short names of ONNX Runtime execution providers, the preferred one first.
+        seed: For everything that is random.
+        progress: Called with a phase, the steps done, and the steps in all (None: unknown).
+        cache: What passes of one run may keep for later ones, under a key that starts with the
+            name of the pass.
+    """
+
+    feeds: Feeds | None = None
+    providers: tuple[str, ...] = ("cpu",)
+    seed: int = 0
+    progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None
+    cache: MutableMapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A rewrite of one model. Subclasses are frozen dataclasses whose fields are the parameters.
+
+    A subclass sets `name` and `effect`, checks its parameters in `__post_init__` (raise
+    `GraphoptError` with the parameter's name), and implements `rewrites`. It covers the main
+    graph, the bodies of If, Loop and Scan, and the functions of a model, or yields `Declined` there.
+    """
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+    keeps_interface: ClassVar[bool] = True
+    """Whether names, types and shapes of the inputs and outputs survive this pass."""
+
+    @abstractmethod
+    def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
+        """Yield what to edit, and where not to and why.
+
+        The manager applies each rewrite before it resumes the generator, or stops asking: a pass
+        sees its earlier rewrites applied, and must not edit the model itself.
+        """
