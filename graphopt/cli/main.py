@@ -1,0 +1,69 @@
+"""The command line. Each command stands in a file of its own and is imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from graphopt.errors import GraphoptError
+
+COMMANDS = {
+    "convert": "Export a model of another framework to ONNX, and prove it.",
+    "inspect": "Show what a model holds: size, operators, sparsity, largest weights.",
+    "passes": "List the passes, or show one.",
+    "run": "Rewrite a model by a pipeline of passes.",
+    "validate": "Compare candidates with a reference: outputs, metrics, size, latency.",
+    "bench": "Measure latencies in interleaved rounds.",
+    "bisect": "Find the first rewrite that breaks a check.",
+    "demo": "Run the main job on models that graphopt ships.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Commands are imported on use, so that --help answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"graphopt.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="graphopt")
+def cli() -> None:
+    """Make trained ONNX models smaller and faster, and prove them right.
+
+    Exit codes: 0 done, 1 a check said no, 2 bad usage or bad input.
+    """
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr, never a traceback."""
+    try:
+        code = cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        click.echo("interrupted", err=True)
+        code = 130
+    except GraphoptError as error:
+        click.echo(f"graphopt: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        # The reader went away (`| head`): what it wanted, it has.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
