@@ -7,6 +7,7 @@ from os import PathLike, fspath
 
 import onnx_ir as ir
 
+from graphopt.errors import CheckFailed
 from graphopt.runtime.feeds import Batch
 
 
@@ -17,6 +18,7 @@ class Session:
         model: A model, or the path of one.
         providers: Short names (`cpu`, `cuda`) or full names of execution providers, preferred first.
         expose: Names of inner values of the main graph to return beside the outputs.
+        title: What messages call this model.
     """
 
     def __init__(
@@ -25,15 +27,35 @@ class Session:
         providers: Sequence[str] = ("cpu",),
         *,
         expose: Sequence[str] = (),
+        title: str | None = None,
     ) -> None:
         import onnxruntime
 
-        del providers, expose
-        content = ir.to_proto(model).SerializeToString() if isinstance(model, ir.Model) else fspath(model)
-        self._session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        self.title = title or "model"
+        onnxruntime.set_default_logger_severity(4)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        content: bytes | str
+        if isinstance(model, ir.Model):
+            if expose:
+                model = model.clone()
+                values = {value.name: value for node in model.graph for value in node.outputs}
+                model.graph.outputs.extend(values[name] for name in expose)
+            content = ir.to_proto(model).SerializeToString()
+        else:
+            content = fspath(model)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise CheckFailed(f"{self.title} does not load: {error}") from None
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.output_names = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, batch: Batch) -> Batch:
         """Run one batch; return the outputs (and exposed values) by name."""
-        return dict(zip(self.output_names, self._session.run(None, batch), strict=True))
+        try:
+            return dict(zip(self.output_names, self._session.run(None, batch), strict=True))
+        except Exception as error:
+            raise CheckFailed(f"{self.title} does not run: {error}") from None
