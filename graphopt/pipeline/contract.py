@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import onnx_ir as ir
 
 from graphopt.runtime.feeds import Feeds
+
+Detail = str | int | float | bool | None
+"""A fact about a rewrite that a report shows."""
 
 
 class Effect(enum.Enum):
@@ -33,11 +36,14 @@ class Rewrite:
         why: The reason, in one clause, with the numbers that decided it.
         apply: Makes the edit, in place. The manager calls it at most once, and before it asks the
             pass for its next rewrite.
+        details: What a report shows in numbers, such as `weight`, `threshold` and `sparsity`. It
+            is read after `apply`, which may fill it in.
     """
 
     at: str
     why: str
     apply: Callable[[], None]
+    details: Mapping[str, Detail] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,12 @@ class Declined:
     Args:
         at: Where, as in `Rewrite`.
         why: The reason, in one clause.
+        details: As in `Rewrite`.
     """
 
     at: str
     why: str
+    details: Mapping[str, Detail] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
