@@ -1,0 +1,96 @@
+"""A model as a proto without its weights: what ONNX's own C++ analyses are run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+import onnx.inliner
+import onnx_ir as ir
+
+from graphopt.model.scopes import scopes
+
+_KEPT_BYTES = 4096
+"""Tensors up to this size stay: shapes, axes and scalars decide other shapes."""
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """Serialize a model with its big tensors replaced by references that nobody follows.
+
+    Names, types, shapes and small tensors are all there; a model of any size costs a few MB.
+
+    Args:
+        model: Stays as it is.
+    """
+    bare = model.clone()
+    for scope in scopes(bare):
+        for value in scope.graph.initializers.values():
+            if value.const_value is not None and value.const_value.nbytes > _KEPT_BYTES:
+                value.const_value = _reference(value.const_value)
+        for node in scope.graph:
+            _drop_tensors(node)
+    return ir.to_proto(bare)
+
+
+def inferred_skeleton(model: ir.Model, dims: Mapping[str, int] | None = None) -> onnx.ModelProto:
+    """Serialize a model without its weights, functions inlined, shapes inferred for batch 1.
+
+    Args:
+        model: Stays as it is.
+        dims: Sizes for symbolic dimensions. A dynamic first dimension of a graph input that is
+            not named here is the batch, and is 1.
+
+    Raises:
+        RuntimeError, ValueError: ONNX could not inline the functions or infer shapes at all
+            (an inconsistent model). A single node that it knows nothing about is no error.
+    """
+    proto = skeleton(model)
+    fed = {value.name for value in model.graph.inputs if not value.is_initializer()}
+    _bind(proto, fed, dict(dims or {}))
+    if proto.functions:
+        proto = onnx.inliner.inline_local_functions(proto)
+    return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+
+
+def _drop_tensors(node: ir.Node) -> None:
+    for attribute in list(node.attributes.values()):
+        if attribute.type is not ir.AttributeType.TENSOR or attribute.is_ref():
+            continue
+        tensor = attribute.as_tensor()
+        if tensor.nbytes > _KEPT_BYTES:
+            node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _reference(tensor))
+
+
+def _reference(tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+    return ir.ExternalTensor(
+        "skeleton", 0, 0, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name or ""
+    )
+
+
+def _bind(proto: onnx.ModelProto, fed: set[str | None], dims: dict[str, int]) -> None:
+    for value in proto.graph.input:
+        shape = value.type.tensor_type.shape
+        if value.name not in fed or not shape.dim:
+            continue
+        batch = shape.dim[0]
+        if batch.dim_param:
+            dims.setdefault(batch.dim_param, 1)
+        elif batch.dim_value < 0 or not batch.HasField("dim_value"):
+            batch.dim_value = 1
+    for graph in _graphs(proto.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for dim in value.type.tensor_type.shape.dim:
+                if dim.dim_param in dims:
+                    dim.dim_value = dims[dim.dim_param]
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        yield current
+        for node in current.node:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    pending.append(attribute.g)
+                pending.extend(attribute.graphs)
