@@ -38,7 +38,7 @@ def scopes(model: ir.Model) -> Iterator[Scope]:
     """
     yield from _with_bodies(Scope("", model.graph))
     for function in model.functions.values():
-        name = ":".join(part for part in function.identifier if part)
+        name = ":".join(part for part in function.identifier() if part)
         yield from _with_bodies(Scope(name, function.graph, function=function))
 
 
