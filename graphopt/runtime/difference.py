@@ -65,7 +65,9 @@ def as_tensors(value: object) -> tuple[Array, ...]:
         keys = sorted(value)
         return (np.asarray(keys), *(t for key in keys for t in as_tensors(np.asarray(value[key]))))
     if isinstance(value, list):
-        if value and all(isinstance(item, Mapping) and item.keys() == value[0].keys() for item in value):
+        if value and all(
+            isinstance(item, Mapping) and item.keys() == value[0].keys() for item in value
+        ):
             keys = sorted(value[0])
             return (np.asarray(keys), np.asarray([[item[key] for key in keys] for item in value]))
         return tuple(tensor for item in value for tensor in as_tensors(item))

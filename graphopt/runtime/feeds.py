@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import dataclasses
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.errors import GraphoptError
+from graphopt.runtime.layout import Input, Layout, fit, inputs_of
+from graphopt.runtime.npz import MAX_UNPACKED_BYTES, read_npz, readable
+
 Array = npt.NDArray[np.generic]
 Batch = dict[str, Array]
 """One array per model input, samples along axis 0."""
+
+Parts = Callable[[], Iterator[Mapping[str, Array]]]
+
+_LABELS = "labels"
+_FUNCTION = re.compile(r"(?P<module>[\w.]+):(?P<function>[\w.]+)")
+_CHECKED_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -19,43 +34,271 @@ class Feeds:
     """Samples for a model, and optionally their labels. Can be iterated any number of times.
 
     Args:
-        arrays: One array per model input, samples along axis 0; memory-mapped where possible.
+        arrays: One array per model input, samples along axis 0 (exceptions: `layout.Layout`);
+            memory-mapped where possible. Of data that comes in parts (a folder, a function), the
+            first part only: use `batches` and `count`.
         labels: One entry per sample.
         source: What a message calls this data.
+        parts: Called for each iteration over data that comes in parts: returns the parts, each
+            like `arrays`.
+        layout: Where the samples are; set by `for_model`.
+        limit: Only so many samples, the first ones.
+        fitted: The inputs that `for_model` has checked these feeds against.
     """
 
     arrays: Mapping[str, Array]
     labels: Array | None = None
     source: str = "data"
+    parts: Parts | None = None
+    layout: Layout = field(default_factory=Layout)
+    limit: int | None = None
+    fitted: tuple[Input, ...] | None = None
 
     @property
     def count(self) -> int:
         """The number of samples."""
-        return len(next(iter(self.arrays.values())))
+        total = sum(self.layout.samples(part, self.source) for part in self._parts())
+        return total if self.limit is None else min(total, self.limit)
 
     def batches(self, size: int = 32) -> Iterator[Batch]:
-        """Yield the samples in order, `size` at a time."""
-        for start in range(0, self.count, size):
-            yield {name: array[start : start + size] for name, array in self.arrays.items()}
+        """Yield the samples in order, `size` at a time, or as many as a model with a fixed batch takes.
+
+        The last batch may be smaller; so may one before parts whose other sizes differ.
+        """
+        size = self.layout.batch or size
+        if size < 1:
+            raise GraphoptError(f"the batch size is {size}", fix="give at least 1")
+        for batch in self._joined(size):
+            yield self.layout.finish(batch)
+
+    def take(self, samples: int) -> Feeds:
+        """The first samples."""
+        limit = samples if self.limit is None else min(samples, self.limit)
+        labels = None if self.labels is None else self.labels[:limit]
+        return dataclasses.replace(self, labels=labels, limit=limit)
+
+    def for_model(self, model: ir.Model | Sequence[Input]) -> Feeds:
+        """Check the samples against the inputs of a model, and lay them out for it.
+
+        Raises:
+            GraphoptError: What does not fit, in one line: a missing or superfluous input, another
+                dtype or shape, values that are not finite, no samples, other numbers of samples
+                or labels.
+        """
+        inputs = inputs_of(model) if isinstance(model, ir.Model) else tuple(model)
+        if self.fitted == inputs:
+            return self
+        feeds = self._with_labels_as_input(inputs)
+        layout = Layout()
+        for position, part in enumerate(feeds._parts()):
+            part_layout = fit(inputs, part, self.source)
+            if position and part_layout != layout:
+                raise GraphoptError(
+                    f"part {position + 1} is laid out differently from the ones before it",
+                    file=self.source,
+                    fix="store every part with the same names, dtypes and axes",
+                )
+            layout = part_layout
+            for name, array in part.items():
+                _check_finite(name, array, self.source)
+        fitted = dataclasses.replace(feeds, layout=layout, fitted=inputs)
+        fitted._check_counts()
+        return fitted
+
+    def _with_labels_as_input(self, inputs: Sequence[Input]) -> Feeds:
+        wanted = any(item.name == _LABELS for item in inputs)
+        if not wanted or self.labels is None or _LABELS in self.arrays or self.parts:
+            return self
+        return dataclasses.replace(self, arrays={**self.arrays, _LABELS: self.labels})
+
+    def _check_counts(self) -> None:
+        count = self.count
+        batch = self.layout.batch
+        if batch and count % batch:
+            raise GraphoptError(
+                f"{count:,} samples do not fill runs of {batch}, the model's fixed batch size",
+                file=self.source,
+                fix=f"give a multiple of {batch}",
+            )
+        if self.labels is None:
+            return
+        if self.labels.ndim == 0 or len(self.labels) != count:
+            labels = len(self.labels) if self.labels.ndim else 1
+            raise GraphoptError(f"{count:,} samples have {labels:,} labels", file=self.source)
+        _check_finite(_LABELS, self.labels, self.source)
+
+    def _parts(self) -> Iterator[Mapping[str, Array]]:
+        if self.parts is None:
+            yield self.arrays
+        else:
+            yield from self.parts()
+
+    def _joined(self, size: int) -> Iterator[Batch]:
+        pending: list[Batch] = []
+        held = 0
+        for piece, count in self._pieces(lambda: size - held):
+            if pending and not self.layout.joinable(pending[0], piece):
+                yield self.layout.join(pending)
+                pending, held = [], 0
+            pending.append(piece)
+            held += count
+            if held >= size:
+                yield self.layout.join(pending)
+                pending, held = [], 0
+        if pending:
+            yield self.layout.join(pending)
+
+    def _pieces(self, room: Callable[[], int]) -> Iterator[tuple[Batch, int]]:
+        """Cut the parts into pieces that fit what is asked for when each is cut."""
+        left = self.limit
+        for part in self._parts():
+            count = self.layout.samples(part, self.source)
+            if left is not None:
+                count = min(count, left)
+                left -= count
+            start = 0
+            while start < count:
+                stop = min(count, start + room())
+                yield self.layout.cut(part, start, stop), stop - start
+                start = stop
+            if left == 0:
+                return
 
 
-def open_feeds(spec: str) -> Feeds:
+def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
     """Open `FILE.npz`, a folder of such files, or `module:function` yielding batches.
+
+    A function takes no arguments, is looked for from the working directory too, and returns an
+    iterable of dicts: one array per input, and optionally `labels`. It is called once here, and
+    again for every iteration. Call `Feeds.for_model` before use: it knows which axis is which.
+
+    Args:
+        spec: What to open. An existing path wins over a function.
+        max_unpacked: The most bytes that the compressed members of a file may take up in memory.
 
     Raises:
         GraphoptError: It cannot be read, is empty, or holds an object array.
     """
-    with np.load(spec, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    return Feeds(arrays, labels=arrays.pop("labels", None), source=spec)
+    path = Path(spec)
+    function = _FUNCTION.fullmatch(spec)
+    if function and not path.exists():
+        load = _function(spec, function["module"], function["function"])
+        return _in_parts(lambda: _yielded(spec, load), spec)
+    readable(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.npz"))
+        if not files:
+            raise GraphoptError("this folder holds no .npz file", file=path)
+        return _in_parts(
+            lambda: (read_npz(file, max_unpacked=max_unpacked) for file in files), spec
+        )
+    if path.suffix == ".npy":
+        raise GraphoptError(
+            "is one array without a name",
+            file=path,
+            fix="write an .npz with one array per input: numpy.savez(file, input=array)",
+        )
+    arrays = dict(read_npz(path, max_unpacked=max_unpacked))
+    labels = arrays.pop(_LABELS, None)
+    if not arrays:
+        raise GraphoptError("holds labels, but no inputs", file=path)
+    return Feeds(arrays, labels=labels, source=spec)
 
 
-def synthetic_feeds(model: ir.Model, *, seed: int = 0, samples: int = 4) -> Feeds:
-    """Make seeded inputs that respect names, dtypes, dynamic shapes and integer ranges."""
-    generator = np.random.default_rng(seed)
-    arrays: Batch = {}
-    for value in model.graph.inputs:
-        assert value.name is not None and value.shape is not None and value.dtype is not None
-        shape = [d if isinstance(d, int) else samples for d in value.shape]
-        arrays[value.name] = generator.standard_normal(shape).astype(value.dtype.numpy())
-    return Feeds(arrays, source="synthetic inputs")
+def synthetic_feeds(
+    model: ir.Model, *, seed: int = 0, samples: int = 4, sizes: Mapping[str, int] | None = None
+) -> Feeds:
+    """Make seeded inputs that respect names, dtypes, dynamic shapes and integer ranges.
+
+    See `graphopt.runtime.synthetic.make_feeds`.
+    """
+    # Imported here because that module runs models, and a session takes feeds.
+    from graphopt.runtime.synthetic import make_feeds
+
+    return make_feeds(model, seed=seed, samples=samples, sizes=sizes)
+
+
+def _in_parts(parts: Parts, source: str) -> Feeds:
+    """Look through all parts once: they must be there, and their labels are kept."""
+    first: Mapping[str, Array] | None = None
+    labels: list[Array] = []
+    number = 0
+    for number, part in enumerate(parts(), 1):
+        inputs = {name: array for name, array in part.items() if name != _LABELS}
+        if first is None:
+            first = inputs
+        if not inputs or inputs.keys() != first.keys():
+            raise GraphoptError(
+                f"part {number} has the inputs {', '.join(inputs) or 'none'},"
+                f" the first has {', '.join(first) or 'none'}",
+                file=source,
+            )
+        if _LABELS in part:
+            # A copy: a mapped view would keep every file open.
+            labels.append(np.atleast_1d(np.array(part[_LABELS])))
+    if first is None:
+        raise GraphoptError("yields no data", file=source)
+    if labels and len(labels) != number:
+        raise GraphoptError(f"{number - len(labels)} of {number} parts have no labels", file=source)
+
+    def without_labels() -> Iterator[Mapping[str, Array]]:
+        for part in parts():
+            yield {name: array for name, array in part.items() if name != _LABELS}
+
+    joined = np.concatenate(labels) if labels else None
+    return Feeds(first, labels=joined, source=source, parts=without_labels)
+
+
+def _function(spec: str, module: str, name: str) -> Callable[[], Iterable[object]]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: object = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        # Whatever the user's module raises is the user's to read, as one line.
+        raise GraphoptError(
+            f"cannot be imported: {type(error).__name__}: {error}",
+            file=spec,
+            fix="give FILE.npz, a folder, or module:function as seen from the working directory",
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise GraphoptError("is not a function", file=spec)
+    return found
+
+
+def _yielded(spec: str, load: Callable[[], Iterable[object]]) -> Iterator[Mapping[str, Array]]:
+    try:
+        for item in load():
+            if not isinstance(item, Mapping):
+                raise GraphoptError(f"yields {type(item).__name__}, not dicts of arrays", file=spec)
+            yield {str(name): _plain(str(name), value, spec) for name, value in item.items()}
+    except GraphoptError:
+        raise
+    except Exception as error:
+        raise GraphoptError(f"fails: {type(error).__name__}: {error}", file=spec) from error
+
+
+def _plain(name: str, value: object, source: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.hasobject and not all(isinstance(item, str) for item in array.flat):
+        raise GraphoptError(f"array {name!r} holds Python objects", file=source)
+    return array
+
+
+def _check_finite(name: str, array: Array, source: str) -> None:
+    if array.dtype.kind not in "fc":
+        return
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
+    for start in range(0, flat.size, _CHECKED_AT_ONCE):
+        wrong = np.flatnonzero(~np.isfinite(flat[start : start + _CHECKED_AT_ONCE]))
+        if wrong.size:
+            value = flat[start + wrong[0]]
+            raise GraphoptError(
+                f"{name!r} holds {wrong.size} or more values that are not finite (the first: {value})",
+                file=source,
+                fix="clean the data: errors against it would mean nothing",
+            )
