@@ -1,0 +1,1 @@
+"""Passes, pipelines as text, and the manager that runs them under instruments."""

@@ -87,7 +87,8 @@ class Pass(ABC):
 
     A subclass sets `name` and `effect`, checks its parameters in `__post_init__` (raise
     `GraphoptError` with the parameter's name), and implements `rewrites`. It covers the main
-    graph, the bodies of If, Loop and Scan, and the functions of a model, or yields `Declined` there.
+    graph, the bodies of If, Loop and Scan, and the functions of a model, or yields `Declined`
+    there.
     """
 
     name: ClassVar[str]

@@ -1,0 +1,166 @@
+"""Instrument: ONNX Runtime's outputs after each pass against those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.pipeline.contract import Context, Effect
+from graphopt.pipeline.instrument import Instrument, Step
+from graphopt.pipeline.interface import interface_change
+from graphopt.runtime.compare import Comparison, OutputError
+from graphopt.runtime.feeds import Array, Batch, Feeds, synthetic_feeds
+from graphopt.runtime.session import Session
+
+_ANYWAY = "rewrite without comparing: --no-verify"
+
+
+class Compare(Instrument):
+    """Fails a pass that changes what it must not.
+
+    That is: an exact pass that changes an output beyond what reassociated sums explain, any pass
+    that makes a NaN or an infinity where there was none, and any pass that changes names, types or
+    shapes of inputs and outputs without declaring it. Models run on the context's feeds, else on
+    inputs made from its seed. Outputs are kept from pass to pass, so that each model runs once.
+
+    Args:
+        samples: Compare on that many samples of the feeds, the first ones.
+        batch: Samples per run.
+        max_bytes: Keep outputs up to this size; above, the session is kept, and runs again.
+    """
+
+    name: ClassVar[str] = "compare"
+
+    def __init__(self, *, samples: int = 256, batch: int = 32, max_bytes: int = 256 << 20) -> None:
+        self._samples = samples
+        self._batch = batch
+        self._max_bytes = max_bytes
+        self._feeds: Feeds | None = None
+        self._known: list[tuple[ir.Model, Session]] = []
+
+    def start(self, model: ir.Model, context: Context) -> None:
+        """Run the model before any pass.
+
+        Raises:
+            CheckFailed: It does not run, so nothing can be said about the passes.
+            GraphoptError: The feeds do not fit it.
+        """
+        self._feeds = self._feeds_for(model, context)
+        self._known.clear()
+        try:
+            session = Session(model, context.providers, title="it")
+            outputs = [session.run(batch) for batch in self._batches()]
+        except CheckFailed as error:
+            raise CheckFailed(
+                f"the model does not run on ONNX Runtime before any pass: {error.cause}",
+                fix=_ANYWAY,
+            ) from error
+        self._remember(model, session, outputs)
+
+    def after(self, step: Step) -> None:
+        """Run the model that the pass left, and compare.
+
+        Raises:
+            CheckFailed: It does not run, or changed what it must not.
+        """
+        if not step.changed:
+            return
+        change = interface_change(step.before, step.after)
+        if change is None:
+            self._compare(step)
+        elif step.work.keeps_interface:
+            raise CheckFailed(f"it changed the interface: {change}")
+        else:
+            self.start(step.after, step.context)
+
+    def _compare(self, step: Step) -> None:
+        reference = self._session(step.before, step.context)
+        candidate = Session(step.after, step.context.providers, title="the result")
+        comparison = Comparison(reference, candidate)
+        outputs = [comparison.run(batch)[1] for batch in self._batches()]
+        step.errors = comparison.errors()
+        self._judge(step)
+        self._remember(step.after, candidate, outputs)
+
+    def _judge(self, step: Step) -> None:
+        wrong = [error for error in step.errors if _problem(error, step.work.effect)]
+        if not wrong:
+            return
+        random = self._random_outputs(step) if all(error.finite for error in wrong) else set()
+        for error in wrong:
+            if error.name not in random:
+                raise CheckFailed(str(_problem(error, step.work.effect)))
+        step.measures["random outputs"] = len(random)
+
+    def _random_outputs(self, step: Step) -> set[str]:
+        """Run the model before the pass twice: what differs then is not the pass's doing."""
+        twice = [Session(step.before, step.context.providers) for _ in range(2)]
+        comparison = Comparison(*twice)
+        for batch in self._batches():
+            comparison.run(batch)
+        return {error.name for error in comparison.errors() if not error.equal}
+
+    def _feeds_for(self, model: ir.Model, context: Context) -> Feeds:
+        if context.feeds is not None:
+            return context.feeds.for_model(model).take(self._samples)
+        try:
+            return synthetic_feeds(model, seed=context.seed)
+        except GraphoptError as error:
+            cause = f"no inputs can be made for the model: {error.cause}"
+            raise type(error)(cause, fix=f"give it data: --data, or {_ANYWAY}") from error
+
+    def _batches(self) -> Iterator[Batch]:
+        assert self._feeds is not None, "the manager calls start first"
+        return self._feeds.batches(self._batch)
+
+    def _session(self, model: ir.Model, context: Context) -> Session:
+        for known, session in self._known:
+            if known is model:
+                return session
+        return Session(model, context.providers, title="the model before the pass")
+
+    def _remember(self, model: ir.Model, session: Session, outputs: Sequence[Batch]) -> None:
+        if _size(outputs) <= self._max_bytes:
+            session = _Recorded(session, outputs)
+        # Two: where this pass is rolled back, the model before it comes again.
+        self._known = [*self._known[-1:], (model, session)]
+
+
+class _Recorded(Session):
+    """Outputs that a session gave, to be given again in the same order.
+
+    Args:
+        session: What gave them.
+        outputs: Batch by batch.
+    """
+
+    def __init__(self, session: Session, outputs: Sequence[Batch]) -> None:
+        self.title = session.title
+        self.input_names = session.input_names
+        self.output_names = session.output_names
+        self._outputs = outputs
+        self._next = 0
+
+    def run(self, batch: Mapping[str, Array]) -> Batch:
+        del batch
+        outputs = self._outputs[self._next % len(self._outputs)]
+        self._next += 1
+        return outputs
+
+
+def _problem(error: OutputError, effect: Effect) -> str | None:
+    if not error.finite:
+        return f"output {error.name!r} has NaN or infinity where there was none before"
+    if effect is Effect.EXACT and not error.equal:
+        return (
+            f"it is exact, and output {error.name!r} differs by up to {error.max_abs:.3g}"
+            f" (reassociated sums explain {error.bound:.3g})"
+        )
+    return None
+
+
+def _size(outputs: Sequence[Batch]) -> int:
+    return sum(getattr(array, "nbytes", 0) for batch in outputs for array in batch.values())

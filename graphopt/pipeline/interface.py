@@ -1,0 +1,46 @@
+"""What callers of a model rely on: names, types and shapes of its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+
+def interface_change(before: ir.Model, after: ir.Model) -> str | None:
+    """Say in one clause what differs between two interfaces; None: nothing.
+
+    A more specific shape differs too: a caller that fed the batch that is gone is broken.
+    """
+    for kind, old, new in (
+        ("input", before.graph.inputs, after.graph.inputs),
+        ("output", before.graph.outputs, after.graph.outputs),
+    ):
+        if change := _change(kind, old, new):
+            return change
+    return None
+
+
+def _change(kind: str, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> str | None:
+    names = [value.name for value in old]
+    now = [value.name for value in new]
+    if names != now:
+        return f"the {kind}s were {_listed(names)} and are {_listed(now)}"
+    for was, is_ in zip(old, new, strict=True):
+        if was.type != is_.type:
+            return f"{kind} {was.name!r} was {was.type} and is {is_.type}"
+        if _dims(was) != _dims(is_):
+            return f"{kind} {was.name!r} had the shape {was.shape} and has {is_.shape}"
+        if was.is_initializer() and not is_.is_initializer():
+            return f"{kind} {was.name!r} had a default and has none"
+    return None
+
+
+def _dims(value: ir.Value) -> tuple[int | str | None, ...] | None:
+    if value.shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+
+
+def _listed(names: Sequence[str | None]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
