@@ -129,7 +129,8 @@ def measure(
         model: Any model; stays as it is.
         sparsity: Whether to count zeros, which reads every weight.
         macs: Whether to count multiply-accumulates, which infers shapes.
-        dims: Sizes of symbolic dimensions, for the multiply-accumulates.
+        dims: Sizes of dynamic dimensions of inputs, by symbol or as `input[axis]`, for the
+            multiply-accumulates.
     """
     ops = Counter(_operator(node) for scope in scopes(model) for node in scope.graph)
     constants = ops["Constant"]

@@ -94,7 +94,7 @@ def count_macs(model: ir.Model, dims: Mapping[str, int] | None = None) -> Macs:
 
     Args:
         model: Any model; stays as it is.
-        dims: Sizes of symbolic dimensions, by name.
+        dims: Sizes of dynamic dimensions of inputs, by symbol or as `input[axis]`.
     """
     try:
         proto = inferred_skeleton(model, dims)

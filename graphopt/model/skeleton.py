@@ -37,8 +37,8 @@ def inferred_skeleton(model: ir.Model, dims: Mapping[str, int] | None = None) ->
 
     Args:
         model: Stays as it is.
-        dims: Sizes for symbolic dimensions. A dynamic first dimension of a graph input that is
-            not named here is the batch, and is 1.
+        dims: Sizes of dynamic dimensions of graph inputs: by symbol (`sequence`), or by input and
+            axis (`ids[1]`). A dynamic first dimension that is not named here is the batch: 1.
 
     Raises:
         RuntimeError, ValueError: ONNX could not inline the functions or infer shapes at all
@@ -69,19 +69,26 @@ def _reference(tensor: ir.TensorProtocol) -> ir.ExternalTensor:
 
 def _bind(proto: onnx.ModelProto, fed: set[str | None], dims: dict[str, int]) -> None:
     for value in proto.graph.input:
-        shape = value.type.tensor_type.shape
-        if value.name not in fed or not shape.dim:
-            continue
-        batch = shape.dim[0]
-        if batch.dim_param:
-            dims.setdefault(batch.dim_param, 1)
-        elif batch.dim_value < 0 or not batch.HasField("dim_value"):
-            batch.dim_value = 1
+        if value.name in fed:
+            _bind_input(value, dims)
     for graph in _graphs(proto.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param in dims:
                     dim.dim_value = dims[dim.dim_param]
+
+
+def _bind_input(value: onnx.ValueInfoProto, dims: dict[str, int]) -> None:
+    for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+        asked = dims.get(f"{value.name}[{axis}]", 1 if axis == 0 else None)
+        # Some exporters write a dynamic dimension as -1.
+        is_dynamic = not dim.HasField("dim_value") or dim.dim_value < 0
+        if asked is None or not is_dynamic:
+            continue
+        if dim.dim_param:
+            dims.setdefault(dim.dim_param, asked)
+        else:
+            dim.dim_value = asked
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

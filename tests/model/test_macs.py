@@ -152,6 +152,8 @@ def test_dynamic_dimensions_are_named_not_guessed() -> None:
     assert result.known == 0
     assert result.unknown == ("Conv_0 (Conv): 'y' has dynamic dimensions",)
     assert counted(graph, dims={"H": 5, "W": 6}).total == 8 * 5 * 6 * 27
+    assert counted(graph, dims={"H": 5, "x[3]": 6, "N": 2}).total == 2 * 8 * 5 * 6 * 27
+    assert counted(graph, dims={"x[0]": 2, "x[2]": 5, "x[3]": 6}).total == 2 * 8 * 5 * 6 * 27
 
 
 def test_a_dynamic_dimension_written_as_minus_one_is_a_batch() -> None:
