@@ -118,8 +118,7 @@ class _Run:
         try:
             self._watched(step, watch)
         except Exception as error:
-            ran = [record.pass_text for record in self._records]
-            raise pass_failed(error, step, ran, self._reproducers) from error
+            raise pass_failed(error, step, self._records, self._reproducers) from error
         self._model = step.after
         self._records.append(_record(step, watch))
 

@@ -135,6 +135,27 @@ class RunResult:
         return record
 
 
+def joined(results: Sequence[RunResult]) -> RunResult:
+    """Return several runs, each of which went on where the one before ended, as one.
+
+    Args:
+        results: At least one. The seed is the last one's.
+    """
+    first, last = results[0], results[-1]
+    return RunResult(
+        source=first.source,
+        model=last.model,
+        steps=tuple(step for result in results for step in result.steps),
+        timing=Timing(
+            "run",
+            sum(result.timing.seconds for result in results),
+            tuple(part for result in results for part in result.timing.parts),
+        ),
+        seed=last.seed,
+        limited=last.limited,
+    )
+
+
 def to_json(value: object) -> Json:  # noqa: PLR0911 - one return per kind of value
     """Turn dataclasses, mappings, sequences, enums and numpy scalars into what JSON has."""
     if value is None or isinstance(value, bool | str):

@@ -30,14 +30,24 @@ class Compare(Instrument):
         samples: Compare on that many samples of the feeds, the first ones.
         batch: Samples per run.
         max_bytes: Keep outputs up to this size; above, the session is kept, and runs again.
+        min_sqnr: Also fail a lossy pass one of whose outputs has a lower signal to quantization
+            noise ratio, in dB, against the model before the pass.
     """
 
     name: ClassVar[str] = "compare"
 
-    def __init__(self, *, samples: int = 256, batch: int = 32, max_bytes: int = 256 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        samples: int = 256,
+        batch: int = 32,
+        max_bytes: int = 256 << 20,
+        min_sqnr: float | None = None,
+    ) -> None:
         self._samples = samples
         self._batch = batch
         self._max_bytes = max_bytes
+        self._min_sqnr = min_sqnr
         self._feeds: Feeds | None = None
         self._known: list[tuple[ir.Model, Session]] = []
 
@@ -86,14 +96,26 @@ class Compare(Instrument):
         self._remember(step.after, candidate, outputs)
 
     def _judge(self, step: Step) -> None:
-        wrong = [error for error in step.errors if _problem(error, step.work.effect)]
+        wrong = [error for error in step.errors if self._problem(error, step.work.effect)]
         if not wrong:
             return
         random = self._random_outputs(step) if all(error.finite for error in wrong) else set()
         for error in wrong:
             if error.name not in random:
-                raise CheckFailed(str(_problem(error, step.work.effect)))
+                raise CheckFailed(str(self._problem(error, step.work.effect)))
         step.measures["random outputs"] = len(random)
+
+    def _problem(self, error: OutputError, effect: Effect) -> str | None:
+        if not error.finite:
+            return f"output {error.name!r} has NaN or infinity where there was none before"
+        if effect is Effect.EXACT and not error.equal:
+            return (
+                f"it is exact, and output {error.name!r} differs by up to {error.max_abs:.3g}"
+                f" (reassociated sums explain {error.bound:.3g})"
+            )
+        if self._min_sqnr is not None and not error.sqnr_db >= self._min_sqnr:
+            return f"output {error.name!r} is left with an SQNR of {error.sqnr_db:.3g} dB"
+        return None
 
     def _random_outputs(self, step: Step) -> set[str]:
         """Run the model before the pass twice: what differs then is not the pass's doing."""
@@ -149,17 +171,6 @@ class _Recorded(Session):
         outputs = self._outputs[self._next % len(self._outputs)]
         self._next += 1
         return outputs
-
-
-def _problem(error: OutputError, effect: Effect) -> str | None:
-    if not error.finite:
-        return f"output {error.name!r} has NaN or infinity where there was none before"
-    if effect is Effect.EXACT and not error.equal:
-        return (
-            f"it is exact, and output {error.name!r} differs by up to {error.max_abs:.3g}"
-            f" (reassociated sums explain {error.bound:.3g})"
-        )
-    return None
 
 
 def _size(outputs: Sequence[Batch]) -> int:

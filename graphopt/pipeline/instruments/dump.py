@@ -16,7 +16,7 @@ from graphopt.pipeline.instrument import Instrument, Step
 
 
 class Dump(Instrument):
-    """Saves `00-source.onnx`, `01-<pass>.onnx`, ... into a folder.
+    """Saves `00-source.onnx`, `01-<pass>.onnx`, ... into a folder, counting on from run to run.
 
     Args:
         folder: Made where it is not there; files of the same names are replaced.
@@ -26,6 +26,7 @@ class Dump(Instrument):
 
     def __init__(self, folder: str | PathLike[str]) -> None:
         self._folder = Path(folder)
+        self._count = 0
 
     def start(self, model: ir.Model, context: Context) -> None:
         """Save the model that came in.
@@ -38,7 +39,8 @@ class Dump(Instrument):
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise GraphoptError(f"cannot be made: {error.strerror}", file=self._folder) from error
-        save(model, self._folder / "00-source.onnx")
+        if self._count == 0:
+            save(model, self._folder / "00-source.onnx")
 
     def after(self, step: Step) -> None:
         """Save the model that the pass left.
@@ -46,5 +48,6 @@ class Dump(Instrument):
         Raises:
             GraphoptError: It cannot be written.
         """
+        self._count += 1
         name = re.sub(r"[^\w.-]", "_", step.work.name)
-        save(step.after, self._folder / f"{step.index + 1:02}-{name}.onnx")
+        save(step.after, self._folder / f"{self._count:02}-{name}.onnx")
