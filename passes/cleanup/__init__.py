@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx_ir as ir
 
@@ -11,6 +12,16 @@ from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.shapes import Facts
+from passes.cleanup import (
+    branches,
+    dead_code,
+    fold_constants,
+    functions,
+    identities,
+    initializers,
+    known_shapes,
+    subexpressions,
+)
 
 Rule = Callable[[ir.Model], Iterator[Rewrite | Declined]]
 """One kind of clean-up: walks the whole model and yields one rewrite per edit.
@@ -68,7 +79,16 @@ class Cleanup(Pass):
             _forget(model)
 
     def _rules(self) -> tuple[Rule, ...]:
-        return ()
+        return (
+            dead_code.rewrites,
+            partial(fold_constants.rewrites, max_bytes=self.max_bytes),
+            branches.rewrites,
+            identities.rewrites,
+            known_shapes.rewrites,
+            subexpressions.rewrites,
+            initializers.rewrites,
+            functions.rewrites,
+        )
 
 
 class _Applied:

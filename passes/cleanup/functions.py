@@ -1,0 +1,52 @@
+"""Functions that nobody calls, and operator sets that nobody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from functools import partial
+
+import onnx_ir as ir
+
+from graphopt.pipeline.contract import Declined, Rewrite
+from graphopt.rewrite.constants import ONNX_DOMAINS
+
+
+def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
+    """Yield one removal per function that is never called, then one per unused opset import.
+
+    ONNX's own operator set stays imported, used or not: checkers ask for it.
+    """
+    called = _called(model)
+    for identifier in [key for key in model.functions if key not in called]:
+        name = ":".join(part for part in identifier if part)
+        drop = partial(model.functions.__delitem__, identifier)
+        yield Rewrite(name, "nobody calls this function", drop)
+    yield from _unused_imports(model.opset_imports, model.graph, "")
+    for identifier, function in model.functions.items():
+        name = ":".join(part for part in identifier if part)
+        yield from _unused_imports(function.opset_imports, function.graph, name)
+
+
+def _called(model: ir.Model) -> set[ir.OperatorIdentifier]:
+    """Return the functions that the main graph reaches."""
+    called: set[ir.OperatorIdentifier] = set()
+    pending: list[ir.Graph] = [model.graph]
+    while pending:
+        for node in pending.pop().all_nodes():
+            identifier = node.op_identifier()
+            if identifier in model.functions and identifier not in called:
+                called.add(identifier)
+                pending.append(model.functions[identifier].graph)
+    return called
+
+
+def _unused_imports(
+    imports: MutableMapping[str, int], graph: ir.Graph, scope: str
+) -> Iterator[Rewrite]:
+    used = {node.domain for node in graph.all_nodes()}
+    for domain in [key for key in imports if key not in used and key not in ONNX_DOMAINS]:
+        yield Rewrite(
+            f"{scope}/{domain}" if scope else domain,
+            "no node uses this operator set",
+            partial(imports.__delitem__, domain),
+        )
