@@ -1,0 +1,193 @@
+"""`graphopt convert`: export a model of another framework to ONNX, and prove it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from graphopt.convert import Conversion
+    from graphopt.model import Saved
+
+
+@click.command("convert")
+@click.argument("source")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file."
+)
+@click.option(
+    "--from",
+    "framework",
+    metavar="FRAMEWORK",
+    help="torch; by default what the file's content says.",
+)
+@click.option(
+    "--opset",
+    type=click.IntRange(min=1),
+    help="Version of the operator set [the exporter's choice].",
+)
+@click.option(
+    "--input-name", "input_names", multiple=True, help="New name of the first, second, ... input."
+)
+@click.option(
+    "--output-name",
+    "output_names",
+    multiple=True,
+    help="New name of the first, second, ... output.",
+)
+@click.option(
+    "--dynamic-shapes",
+    "shapes",
+    multiple=True,
+    metavar="'INPUT[DIM,...]'",
+    help="Dimensions of an input, as in 'tokens[batch, sequence, 8]': those with a name may vary."
+    " By default the batch, axis 0 of every input, varies.",
+)
+@click.option("--static", is_flag=True, help="Keep every size as in the example inputs.")
+@click.option("--data", metavar="NPZ", help="Example inputs by name, where the source has none.")
+@click.option(
+    "--model", metavar="MODULE:CALLABLE", help="Builds the network that a state dict belongs to."
+)
+@click.option(
+    "--state-dict-key", metavar="KEY", help="Which dict of a checkpoint holds the weights."
+)
+@click.option(
+    "--keep-source-paths", is_flag=True, help="Keep stack traces and folders in metadata."
+)
+@click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance of the comparison.")
+@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of the comparison.")
+@click.option(
+    "--external-data/--no-external-data",
+    default=None,
+    help="Weights in a file of their own [above 1.5 GB].",
+)
+@click.option("--json", "json_file", metavar="FILE", help="Write the results as JSON; - is stdout.")
+def command(
+    source: str,
+    output: Path,
+    framework: str | None,
+    opset: int | None,
+    input_names: tuple[str, ...],
+    output_names: tuple[str, ...],
+    shapes: tuple[str, ...],
+    static: bool,
+    data: str | None,
+    model: str | None,
+    state_dict_key: str | None,
+    keep_source_paths: bool,
+    rtol: float | None,
+    atol: float | None,
+    external_data: bool | None,
+    json_file: str | None,
+) -> None:
+    """Export SOURCE to ONNX and compare both on example inputs, at several sizes.
+
+    SOURCE is a .pt2 program of torch.export; or module:callable, which returns a torch.nn.Module,
+    (module, example_inputs) or (module, args, kwargs); or a state dict together with --model.
+    Nothing is written when ONNX Runtime computes something else than PyTorch.
+    """
+    from graphopt.convert import Options, convert, parse_shape
+    from graphopt.model import save
+    from graphopt.runtime.difference import Tolerance
+
+    tolerance = None if rtol is None and atol is None else Tolerance(rtol or 0.0, atol or 0.0)
+    options = Options(
+        opset=opset,
+        input_names=input_names,
+        output_names=output_names,
+        static=static,
+        dynamic_shapes=dict(parse_shape(text) for text in shapes),
+        data=data,
+        model=model,
+        state_dict_key=state_dict_key,
+        keep_source_paths=keep_source_paths,
+        tolerance=tolerance,
+    )
+    conversion = convert(source, framework=framework, options=options)
+    for note in conversion.notes:
+        click.echo(f"graphopt: {note}", err=True)
+    saved = save(conversion.model, output, external_data=external_data)
+    if json_file is not None:
+        _write_json(json_file, conversion, saved)
+    if json_file != "-":
+        _print(conversion, saved)
+
+
+def _values(conversion: Conversion) -> dict[str, list[dict[str, object]]]:
+    graph = conversion.model.graph
+    return {
+        side: [
+            {
+                "name": value.name,
+                "dtype": None if value.dtype is None else value.dtype.name,
+                "shape": [d if isinstance(d, int) else d.value for d in value.shape or ()],
+            }
+            for value in values
+        ]
+        for side, values in (("inputs", graph.inputs), ("outputs", graph.outputs))
+    }
+
+
+def _write_json(file: str, conversion: Conversion, saved: Saved) -> None:
+    from graphopt.errors import GraphoptError
+
+    content = {
+        "path": str(saved.path),
+        "data_files": [str(path) for path in saved.data_files],
+        "bytes": saved.size,
+        "opsets": dict(conversion.model.opset_imports),
+        **_values(conversion),
+        "parity": [
+            {
+                "sizes": dict(parity.sizes),
+                "output": parity.output,
+                "max_abs": parity.max_abs,
+                "bound": parity.bound,
+            }
+            for parity in conversion.parity
+        ],
+        "notes": list(conversion.notes),
+    }
+    text = json.dumps(content, indent=2)
+    if file == "-":
+        click.echo(text)
+        return
+    try:
+        Path(file).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise GraphoptError(f"cannot be written: {error.strerror}", file=file) from error
+
+
+def _print(conversion: Conversion, saved: Saved) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    opset = conversion.model.opset_imports.get("")
+    console.print(f"{saved.path}: {saved.size:,} bytes, opset {opset}", highlight=False)
+    for side, values in _values(conversion).items():
+        for value in values:
+            shape = ", ".join(str(dim) for dim in _listed(value["shape"]))
+            console.print(
+                f"{side[:-1]} {value['name']}: {value['dtype']}[{shape}]",
+                highlight=False,
+                markup=False,
+            )
+    table = Table(title="against the source, on example inputs")
+    table.add_column("sizes")
+    table.add_column("output")
+    table.add_column("max abs error", justify="right")
+    table.add_column("allowed", justify="right")
+    for parity in conversion.parity:
+        sizes = ", ".join(f"{name}={size}" for name, size in parity.sizes.items())
+        table.add_row(
+            sizes or "as given", parity.output, f"{parity.max_abs:.2g}", f"{parity.bound:.2g}"
+        )
+    console.print(table)
+
+
+def _listed(shape: object) -> list[object]:
+    return list(shape) if isinstance(shape, list) else []

@@ -1,0 +1,71 @@
+"""The frameworks there are, and which of them a source comes from."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol, cast
+
+from graphopt.callables import is_callable_spec
+from graphopt.convert.contract import Conversion, Options
+from graphopt.errors import GraphoptError
+
+FRAMEWORKS = {"torch": "graphopt.convert.torch"}
+"""Modules by the name that `--from` takes. Each one has the two functions of `_Framework`."""
+
+_DEFAULT_FOR_CALLABLES = "torch"
+
+
+class _Framework(Protocol):
+    def recognises(self, path: Path) -> bool:
+        """Whether a file's content is of this framework; imports nothing heavy."""
+        ...
+
+    def convert(self, source: str, options: Options) -> Conversion:
+        """Convert a file, or what `module:callable` returns."""
+        ...
+
+
+def convert(
+    source: str, *, framework: str | None = None, options: Options | None = None
+) -> Conversion:
+    """Export a model of another framework to ONNX, and compare both on example inputs.
+
+    Args:
+        source: A file, or `module:callable`, which is called without arguments.
+        framework: A key of `FRAMEWORKS`; None: recognised by the content of the file, and torch
+            for a callable.
+        options: What to ask for.
+
+    Raises:
+        GraphoptError: The source cannot be read or exported.
+        CheckFailed: ONNX Runtime computes something else than the framework.
+    """
+    chosen = framework or _recognised(source)
+    if chosen not in FRAMEWORKS:
+        raise GraphoptError(
+            f"no framework is called {chosen!r}", fix=f"choose from {', '.join(FRAMEWORKS)}"
+        )
+    return _module(chosen).convert(source, options or Options())
+
+
+def _recognised(source: str) -> str:
+    path = Path(source)
+    if not path.exists():
+        if is_callable_spec(source):
+            return _DEFAULT_FOR_CALLABLES
+        raise GraphoptError(
+            "no such file", file=source, fix="give a file, or module:callable returning a model"
+        )
+    for name in FRAMEWORKS:
+        if _module(name).recognises(path):
+            return name
+    raise GraphoptError(
+        "is of no framework that graphopt knows by its content",
+        file=source,
+        fix=f"name the framework with --from ({', '.join(FRAMEWORKS)})",
+    )
+
+
+def _module(name: str) -> _Framework:
+    return cast("_Framework", importlib.import_module(FRAMEWORKS[name]))

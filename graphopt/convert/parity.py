@@ -1,0 +1,155 @@
+"""Whether ONNX Runtime computes what the source framework computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.runtime.difference import Difference, Tolerance
+from graphopt.runtime.feeds import Array, Batch
+from graphopt.runtime.session import Session
+
+Reference = Callable[[Batch], Sequence[Array]]
+"""The source framework: inputs by name to outputs in order. Raises GraphoptError where it fails."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The error of one output at one set of input sizes.
+
+    Args:
+        sizes: Sizes of the dynamic dimensions, by name.
+        output: The output.
+        max_abs: Largest absolute difference.
+        bound: What it is held against.
+    """
+
+    sizes: Mapping[str, int]
+    output: str
+    max_abs: float
+    bound: float
+
+
+def check_parity(
+    model: ir.Model,
+    examples: Batch,
+    reference: Reference,
+    *,
+    ranges: Mapping[str, tuple[int, int]],
+    tolerance: Tolerance | None = None,
+) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
+    """Run both on the example inputs, at the example's sizes and at others.
+
+    Each dynamic dimension is also tried at 1 and at one more than the example's, all of them
+    together, within its range. Samples are repeated or cut to reach a size.
+
+    Args:
+        model: The converted model.
+        examples: One array per input.
+        reference: The source framework.
+        ranges: The sizes that each dynamic dimension may take, both included.
+        tolerance: What the outputs may differ by; None: what float reassociation explains.
+
+    Returns:
+        What was compared, and a note for each set of sizes that the source itself refuses.
+
+    Raises:
+        CheckFailed: An output differs in values, dtype, shape, or their number.
+        GraphoptError: The source does not run on its own example inputs.
+    """
+    session = Session(model, title="the converted model")
+    found: list[Parity] = []
+    notes: list[str] = []
+    for sizes in _sizes(model, examples, ranges):
+        feeds = _resized(model, examples, sizes)
+        try:
+            expected = reference(feeds)
+        except GraphoptError as error:
+            if not found:
+                raise
+            notes.append(f"not compared at {_listed(sizes)}, which the source refuses: {error}")
+            continue
+        actual = session.run(feeds)
+        if len(actual) != len(expected):
+            raise CheckFailed(
+                f"the converted model has {len(actual)} outputs, the source has {len(expected)}"
+            )
+        for (name, array), wanted in zip(actual.items(), expected, strict=True):
+            found.append(_compared(name, wanted, array, sizes, tolerance))
+    return tuple(found), tuple(notes)
+
+
+def _sizes(
+    model: ir.Model, examples: Batch, ranges: Mapping[str, tuple[int, int]]
+) -> Iterator[dict[str, int]]:
+    example = {
+        dim.value: examples[name].shape[axis] for name, axis, dim in _dynamic(model) if dim.value
+    }
+    yield example
+    # A dimension like `2*batch` cannot be resized by itself.
+    if not all(name.isidentifier() for name in example):
+        return
+    seen = [example]
+    for change in (lambda size: size + 1, lambda _: 1):
+        sizes = {}
+        for name, size in example.items():
+            lowest, highest = ranges.get(name, (1, size + 1))
+            sizes[name] = min(max(change(size), lowest, 1), highest)
+        if sizes not in seen:
+            seen.append(sizes)
+            yield sizes
+
+
+def _dynamic(model: ir.Model) -> Iterator[tuple[str, int, ir.SymbolicDim]]:
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            if isinstance(dim, ir.SymbolicDim) and value.name is not None:
+                yield value.name, axis, dim
+
+
+def _resized(model: ir.Model, examples: Batch, sizes: Mapping[str, int]) -> Batch:
+    arrays = dict(examples)
+    for name, axis, dim in _dynamic(model):
+        array = arrays[name]
+        wanted = sizes.get(dim.value or "", array.shape[axis])
+        if wanted != array.shape[axis]:
+            arrays[name] = np.take(array, np.arange(wanted) % array.shape[axis], axis=axis)
+    return arrays
+
+
+def _compared(
+    name: str,
+    wanted: Array,
+    actual: Array,
+    sizes: Mapping[str, int],
+    tolerance: Tolerance | None,
+) -> Parity:
+    where = f"output {name} at {_listed(sizes)}" if sizes else f"output {name}"
+    if wanted.dtype != actual.dtype or wanted.shape != actual.shape:
+        raise CheckFailed(
+            f"{where} is {actual.dtype}{list(actual.shape)} on ONNX Runtime"
+            f" and {wanted.dtype}{list(wanted.shape)} in the source framework"
+        )
+    difference = Difference(tolerance)
+    difference.add(wanted, actual)
+    right = difference.equal if tolerance is None else difference.outside == 0
+    if not right:
+        raise CheckFailed(
+            f"{where} differs from the source framework by {difference.max_abs:.3g}"
+            + (f", more than {difference.bound:.3g}" if tolerance is None else ""),
+            fix="nothing was written; allow it with --rtol and --atol if it is expected",
+        )
+    bound = difference.bound
+    if tolerance is not None:
+        bound = tolerance.atol + tolerance.rtol * float(
+            np.abs(wanted.astype(np.float64)).max(initial=0)
+        )
+    return Parity(dict(sizes), name, difference.max_abs, bound)
+
+
+def _listed(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())

@@ -1,0 +1,322 @@
+"""From PyTorch: `torch.export`, then `torch.onnx`, then a comparison with the network itself."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import tensor_adapters
+
+from graphopt.convert.contract import Conversion, Dim, Options
+from graphopt.convert.interface import avoid_clashes, rename_dims, rename_values
+from graphopt.convert.parity import Reference, check_parity
+from graphopt.convert.provenance import remove_source_paths
+from graphopt.convert.torch_files import kind_of
+from graphopt.convert.torch_network import Network, open_network
+from graphopt.convert.torch_program import first_line
+from graphopt.errors import GraphoptError
+from graphopt.runtime.feeds import Array, Batch
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCH = "batch"
+_LARGEST_SIZE = 2**31 - 1
+
+
+def recognises(path: Path) -> bool:
+    """Whether PyTorch wrote a file; torch is not imported for it."""
+    return kind_of(path) is not None
+
+
+def convert(source: str, options: Options) -> Conversion:
+    """Export a program, or a network with example inputs.
+
+    Args:
+        source: A `.pt2` file, a state dict (with `options.model`), or `module:callable`.
+        options: What to ask for.
+
+    Raises:
+        GraphoptError: It cannot be read or exported.
+        CheckFailed: ONNX Runtime computes something else than PyTorch on the example inputs.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise GraphoptError(
+            "PyTorch is not installed", fix='install it with pip install "graphopt[torch]"'
+        )
+    with _quiet():
+        network = open_network(source, options)
+        program = network.program or _exported(network, options)
+        model = _to_onnx(program, network.source, options.opset)
+        names, notes = _dim_names(model, program, options)
+    rename_dims(model, names)
+    rename_values(model.graph.inputs, options.input_names, "input")
+    rename_values(model.graph.outputs, options.output_names, "output")
+    avoid_clashes(model)
+    if not options.keep_source_paths:
+        remove_source_paths(model)
+    ranges = {names.get(symbol, symbol): sizes for symbol, sizes in _ranges(program).items()}
+    notes += [
+        f"{name} is only right from {low} to {'any size' if high == _LARGEST_SIZE else high}:"
+        " the network branches on it"
+        for name, (low, high) in ranges.items()
+        if low > 2 or high < _LARGEST_SIZE
+    ]
+    with _quiet():
+        parity, refused = check_parity(
+            model,
+            _examples(model, network),
+            _reference(network, program),
+            ranges=ranges,
+            tolerance=options.tolerance,
+        )
+    return Conversion(model, parity, (*notes, *refused))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress, advice and deprecations off the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _exported(network: Network, options: Options) -> torch.export.ExportedProgram:
+    """Trace a network; the batch varies where the network lets it, named dimensions must."""
+    import torch
+
+    assert network.module is not None
+    args, kwargs = network.args, network.kwargs
+    if not options.static:
+        args, kwargs = _with_room(network)
+    shapes = None if options.static else _dynamic_shapes(network, args, kwargs, options)
+    try:
+        return torch.export.export(network.module, args, kwargs, dynamic_shapes=shapes)
+    except Exception as error:
+        # torch.export raises what its tracer, its solver or the network raises.
+        raise GraphoptError(
+            f"torch.export fails: {_reason(error)}",
+            file=network.source,
+            fix="keep every size as in the example inputs with --static, or change the network",
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Torch's first line, and the line that says which dimension is wrong."""
+    dims = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
+    return " ".join([first_line(error), *dims[:1]])
+
+
+def _with_room(network: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Repeat a batch of 1, which torch.export would take for a constant."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    def doubled(leaf: object) -> object:
+        alone = isinstance(leaf, torch.Tensor) and leaf.ndim > 0 and leaf.shape[0] == 1
+        return torch.cat([leaf, leaf]) if alone else leaf  # type: ignore[list-item]  # a tensor
+
+    wider = pytree.tree_map(doubled, (network.args, network.kwargs))
+    assert network.module is not None
+    try:
+        with torch.no_grad():
+            network.module(*wider[0], **wider[1])
+    except Exception:
+        # The network takes no other batch: export it as its author runs it.
+        return network.args, network.kwargs
+    return cast("tuple[tuple[Any, ...], dict[str, Any]]", wider)
+
+
+def _dynamic_shapes(
+    network: Network, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options
+) -> dict[str, Any]:
+    """Say to torch.export which axes vary, in the structure of the forward method's inputs."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    assert network.module is not None
+    dims: dict[str, object] = {}
+    asked = dict(options.dynamic_shapes)
+
+    def of_leaf(path: Sequence[object], leaf: object) -> object:
+        if not isinstance(leaf, torch.Tensor):
+            return None
+        name = "_".join(str(_key(part)) for part in path)
+        if name not in asked:
+            return {0: torch.export.Dim.AUTO} if leaf.ndim else {}
+        wanted = asked.pop(name)
+        _check_sizes(name, wanted, tuple(leaf.shape), network.source)
+        return {
+            axis: dims.setdefault(dim, torch.export.Dim(dim))
+            for axis, dim in enumerate(wanted)
+            if isinstance(dim, str)
+        }
+
+    bound = inspect.signature(network.module.forward).bind(*args, **kwargs).arguments
+    shapes = cast("dict[str, Any]", pytree.tree_map_with_path(of_leaf, dict(bound)))
+    if asked:
+        raise GraphoptError(f"has no input {', '.join(asked)}", file=network.source)
+    return shapes
+
+
+def _key(part: object) -> object:
+    return getattr(part, "key", getattr(part, "idx", getattr(part, "name", part)))
+
+
+def _check_sizes(name: str, wanted: Sequence[Dim], shape: Sequence[int], source: str) -> None:
+    if len(wanted) != len(shape):
+        raise GraphoptError(f"{name} has {len(shape)} dimensions, not {len(wanted)}", file=source)
+    for axis, dim in enumerate(wanted):
+        if isinstance(dim, int) and dim != shape[axis]:
+            raise GraphoptError(
+                f"axis {axis} of {name} is {shape[axis]} in the example inputs, not {dim}",
+                file=source,
+            )
+
+
+def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | None) -> ir.Model:
+    import torch
+
+    try:
+        exported = torch.onnx.export(program, opset_version=opset, dynamo=True, verbose=False)
+    except Exception as error:
+        # The exporter wraps whatever its steps raise.
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise GraphoptError(f"torch.onnx fails: {first_line(cause)}", file=source) from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    if opset is not None and model.opset_imports.get("") != opset:
+        raise GraphoptError(
+            f"torch.onnx gives opset {model.opset_imports.get('')} where {opset} is asked for",
+            file=source,
+            fix="ask for another --opset, 18 or newer",
+        )
+    return model
+
+
+def _dim_names(
+    model: ir.Model, program: torch.export.ExportedProgram, options: Options
+) -> tuple[dict[str, str], list[str]]:
+    """Name the symbols of torch: as asked, `batch` along axis 0, else by input and axis."""
+    names: dict[str, str] = {}
+    notes: list[str] = []
+    inputs = [value for value in model.graph.inputs if value.name and value.shape is not None]
+    for value in inputs:
+        assert value.name is not None
+        assert value.shape is not None
+        wanted = options.dynamic_shapes.get(value.name)
+        for axis, dim in enumerate(value.shape):
+            name = wanted[axis] if wanted is not None and axis < len(wanted) else None
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                if isinstance(name, str):
+                    names[dim.value] = name
+            elif isinstance(name, str):
+                raise GraphoptError(
+                    f"axis {axis} of {value.name} is {dim} in the program and cannot vary",
+                    fix="export the program with dynamic_shapes, or leave the axis as it is",
+                )
+    for value in inputs:
+        assert value.shape is not None
+        for axis, dim in enumerate(value.shape):
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                free = (
+                    _BATCH
+                    if axis == 0 and _BATCH not in names.values()
+                    else f"{value.name}_dim_{axis}"
+                )
+                names.setdefault(dim.value, free)
+        first = value.shape[0] if len(value.shape) else None
+        if (
+            not options.static
+            and value.name not in options.dynamic_shapes
+            and isinstance(first, int)
+        ):
+            notes.append(_static_note(value.name or "", first, program))
+    return names, notes
+
+
+def _static_note(name: str, size: int, program: torch.export.ExportedProgram) -> str:
+    why = "the program fixes it" if program.range_constraints else "it was exported so"
+    return f"axis 0 of {name} stays {size}: {why}; torch.export with dynamic_shapes frees it"
+
+
+def _ranges(program: torch.export.ExportedProgram) -> dict[str, tuple[int, int]]:
+    return {
+        str(symbol): (_bounded(allowed.lower), _bounded(allowed.upper))
+        for symbol, allowed in program.range_constraints.items()
+    }
+
+
+def _bounded(size: Any) -> int:
+    """Make an int of a sympy number, which may be infinite."""
+    return _LARGEST_SIZE if size >= _LARGEST_SIZE else int(size)
+
+
+def _examples(model: ir.Model, network: Network) -> Batch:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    leaves = pytree.tree_leaves((network.args, network.kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    names = [value.name or "" for value in model.graph.inputs]
+    if len(tensors) != len(names):
+        raise GraphoptError(
+            f"the example inputs hold {len(tensors)} tensors, the exported model has"
+            f" {len(names)} inputs ({', '.join(names)})",
+            file=network.source,
+        )
+    return {name: _to_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
+
+
+def _reference(network: Network, program: torch.export.ExportedProgram) -> Reference:
+    """Run the network itself, or else the program, on arrays."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    # Guards are text of the file; the sizes that are fed here respect its ranges.
+    module = network.module or program.module(check_guards=False)
+    leaves, structure = pytree.tree_flatten((network.args, network.kwargs))
+
+    def run(batch: Batch) -> Sequence[Array]:
+        arrays = iter(batch.values())
+        fed = [
+            _to_torch(next(arrays)) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves
+        ]
+        args, kwargs = pytree.tree_unflatten(fed, structure)
+        try:
+            with torch.no_grad():
+                outputs = pytree.tree_leaves(module(*args, **kwargs))
+        except Exception as error:
+            # What the network raises is its own.
+            raise GraphoptError(first_line(error), file=network.source) from error
+        return [_to_numpy(output) for output in outputs if isinstance(output, torch.Tensor)]
+
+    return run
+
+
+def _to_numpy(tensor: torch.Tensor) -> Array:
+    # The adapter knows the types that numpy has only through ml_dtypes.
+    return np.array(tensor_adapters.TorchTensor(tensor.detach().cpu().contiguous()).numpy())
+
+
+def _to_torch(array: Array) -> torch.Tensor:
+    import torch
+
+    if array.dtype.kind in "fiubc":
+        return torch.from_numpy(array.copy())
+    dtype = tensor_adapters.to_torch_dtype(ir.DataType.from_numpy(array.dtype))
+    return torch.from_numpy(array.view(f"u{array.dtype.itemsize}").copy()).view(dtype)

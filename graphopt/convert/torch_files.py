@@ -1,0 +1,112 @@
+"""What kind of PyTorch file a file is, by its content and without unpickling."""
+
+from __future__ import annotations
+
+import enum
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import IO
+
+from graphopt.errors import GraphoptError
+
+_ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
+
+_TENSOR_MODULES = ("torch", "torch._utils", "torch._tensor", "torch.nn.parameter", "torch.storage")
+_PLAIN_MODULES = (
+    *_TENSOR_MODULES,
+    "collections",
+    "numpy",
+    "numpy.core.multiarray",
+    "numpy._core.multiarray",
+    "_codecs",
+)
+
+
+class Kind(enum.Enum):
+    """Files that PyTorch writes."""
+
+    PROGRAM = "torch.export program"
+    OLD_PROGRAM = "torch.export program of torch 2.7 or older"
+    COMPILED = "AOTInductor package"
+    TORCHSCRIPT = "TorchScript archive"
+    STATE_DICT = "state dict"
+    PICKLED = "pickled object"
+
+
+def kind_of(path: Path) -> Kind | None:
+    """Tell what a file is; None: nothing that PyTorch writes.
+
+    Raises:
+        GraphoptError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        if start == _ZIP:
+            with zipfile.ZipFile(path) as archive:
+                return _kind_of_archive(archive)
+        if start[:1] == _PICKLE:
+            with path.open("rb") as file:
+                return Kind.PICKLED if foreign_class(file) else Kind.STATE_DICT
+    except OSError as error:
+        raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
+    except zipfile.BadZipFile as error:
+        raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+    return None
+
+
+def pickled_class(path: Path) -> str | None:
+    """Name the first class in a file's pickle that is no plain tensor or container."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive, archive.open(_pickle_name(archive)) as file:
+            return foreign_class(file)
+    with path.open("rb") as file:
+        return foreign_class(file)
+
+
+def foreign_class(file: IO[bytes]) -> str | None:
+    """Read the opcodes of a pickle, run none, and name the first class it would import.
+
+    Classes that tensors and plain containers are made of do not count. A pickle that cannot be
+    read to its end counts as `an unreadable pickle`.
+    """
+    strings: list[str] = []
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in {"GLOBAL", "INST"}:
+                module, _, name = str(argument).partition(" ")
+            elif opcode.name == "STACK_GLOBAL":
+                module, name = strings[-2:] if len(strings) > 1 else ("?", "?")
+            else:
+                if isinstance(argument, str):
+                    strings.append(argument)
+                continue
+            if module not in _PLAIN_MODULES:
+                return f"{module}.{name}"
+    except (ValueError, KeyError, EOFError, UnicodeDecodeError):
+        return "an unreadable pickle"
+    return None
+
+
+def _kind_of_archive(archive: zipfile.ZipFile) -> Kind | None:
+    names = archive.namelist()
+    # Every record of an archive that PyTorch writes is below one folder of a free name.
+    inner = {name.partition("/")[2] for name in names}
+    if "archive_format" in inner or "archive_version" in inner:
+        if any(name.startswith("data/aotinductor/") for name in inner):
+            return Kind.COMPILED
+        return Kind.PROGRAM
+    if "serialized_exported_program.json" in names:
+        return Kind.OLD_PROGRAM
+    if "data.pkl" not in inner:
+        return None
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        return Kind.TORCHSCRIPT
+    with archive.open(_pickle_name(archive)) as file:
+        return Kind.PICKLED if foreign_class(file) else Kind.STATE_DICT
+
+
+def _pickle_name(archive: zipfile.ZipFile) -> str:
+    return next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
