@@ -15,6 +15,7 @@ from graphopt.rewrite.shapes import Facts
 from passes.cleanup import (
     branches,
     dead_code,
+    fold_affine,
     fold_constants,
     functions,
     identities,
@@ -85,6 +86,7 @@ class Cleanup(Pass):
             branches.rewrites,
             identities.rewrites,
             known_shapes.rewrites,
+            fold_affine.rewrites,
             subexpressions.rewrites,
             initializers.rewrites,
             functions.rewrites,
