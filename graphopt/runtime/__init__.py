@@ -1,0 +1,1 @@
+"""ONNX Runtime: feeds, sessions, comparisons, metrics, latency."""

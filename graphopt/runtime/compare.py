@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import CheckFailed
-from graphopt.runtime.difference import Difference, Tolerance, as_tensors
+from graphopt.runtime.difference import Difference, Tolerance, as_tensors, float_eps
 from graphopt.runtime.feeds import Batch, Feeds
 from graphopt.runtime.session import Session
+
+_NOISE_BATCHES = 3
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class OutputError:
         equal: Whether they are equal up to float reassociation (integers, strings: identical).
         elements: How many elements were compared.
         dtype: The reference's element type, in ONNX's words.
-        bound: The largest difference that reassociation of this output's dtype and magnitude
-            explains, and what `equal` holds `max_abs` against.
+        bound: The largest difference that reassociation explains, and what `equal` holds
+            `max_abs` against: see `difference.Difference` and `Comparison`.
         outside: How many elements are outside of the tolerance asked for; None if none was.
     """
 
@@ -102,6 +105,12 @@ def compare_sessions(
 class Comparison:
     """Two sessions side by side, and the errors of the outputs so far.
 
+    Where an output differs by more than its dtype and magnitude explain, the reference is asked how
+    much it moves by itself: without ONNX Runtime's graph optimizations, which reassociate, and with
+    its float inputs changed in their last bit (a backward error of one rounding). A network that
+    amplifies rounding, such as a sigmoid near 0 or a quantizer near a step, moves then, too; twice
+    that movement counts as explained. This is measured on the first few batches that need it.
+
     Args:
         reference: Its outputs are what is compared.
         candidate: Must have the reference's inputs and outputs.
@@ -127,6 +136,8 @@ class Comparison:
         self._differences = {
             name: Difference(tolerances.get(name, tolerances.get("*"))) for name in names
         }
+        self._unoptimized: Session | None = None
+        self._noise_batches = _NOISE_BATCHES
 
     def run(self, samples: Batch) -> tuple[Batch, Batch]:
         """Run one batch through both models; return the reference's and the candidate's outputs."""
@@ -134,7 +145,22 @@ class Comparison:
         actual = self._candidate.run(samples)
         for name, difference in self._differences.items():
             self._add(name, difference, expected[name], actual[name])
+        if self._noise_batches and any(item.unexplained for item in self._differences.values()):
+            self._noise_batches -= 1
+            self._measure_noise(samples, expected)
         return expected, actual
+
+    def _measure_noise(self, samples: Batch, expected: Batch) -> None:
+        if self._unoptimized is None:
+            self._unoptimized = self._reference.unoptimized()
+        for moved in (
+            self._unoptimized.run(samples),
+            self._reference.run(_last_bit_changed(samples)),
+        ):
+            for name, difference in self._differences.items():
+                for a, b in zip(as_tensors(expected[name]), as_tensors(moved[name]), strict=False):
+                    if a.shape == b.shape and a.dtype == b.dtype:
+                        difference.add_noise(a, b)
 
     def _add(self, name: str, difference: Difference, expected: object, actual: object) -> None:
         want, have = as_tensors(expected), as_tensors(actual)
@@ -169,3 +195,16 @@ class Comparison:
             )
             for name, difference in self._differences.items()
         )
+
+
+def _last_bit_changed(samples: Batch) -> Batch:
+    generator = np.random.default_rng(0)
+    changed: Batch = {}
+    for name, array in samples.items():
+        eps = float_eps(array.dtype)
+        if eps is None:
+            changed[name] = array
+        else:
+            signs = generator.integers(0, 2, array.shape) * 2 - 1
+            changed[name] = (array.astype(np.float64) * (1 + eps * signs)).astype(array.dtype)
+    return changed

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +14,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.runtime.layout import Input, Layout, fit, inputs_of
 from graphopt.runtime.npz import MAX_UNPACKED_BYTES, read_npz, readable
+from graphopt.runtime.user_function import import_function, names_function
 
 Array = npt.NDArray[np.generic]
 Batch = dict[str, Array]
@@ -25,7 +23,6 @@ Batch = dict[str, Array]
 Parts = Callable[[], Iterator[Mapping[str, Array]]]
 
 _LABELS = "labels"
-_FUNCTION = re.compile(r"(?P<module>[\w.]+):(?P<function>[\w.]+)")
 _CHECKED_AT_ONCE = 1 << 24
 
 
@@ -61,7 +58,7 @@ class Feeds:
         return total if self.limit is None else min(total, self.limit)
 
     def batches(self, size: int = 32) -> Iterator[Batch]:
-        """Yield the samples in order, `size` at a time, or as many as a model with a fixed batch takes.
+        """Yield the samples in order, `size` at a time; a model's fixed batch overrides `size`.
 
         The last batch may be smaller; so may one before parts whose other sizes differ.
         """
@@ -136,31 +133,31 @@ class Feeds:
     def _joined(self, size: int) -> Iterator[Batch]:
         pending: list[Batch] = []
         held = 0
-        for piece, count in self._pieces(lambda: size - held):
-            if pending and not self.layout.joinable(pending[0], piece):
+        for part, count in self._limited():
+            start = 0
+            if pending and not self.layout.joinable(pending[0], part):
                 yield self.layout.join(pending)
                 pending, held = [], 0
-            pending.append(piece)
-            held += count
-            if held >= size:
-                yield self.layout.join(pending)
-                pending, held = [], 0
+            while start < count:
+                stop = min(count, start + size - held)
+                pending.append(self.layout.cut(part, start, stop))
+                held += stop - start
+                start = stop
+                if held == size:
+                    yield self.layout.join(pending)
+                    pending, held = [], 0
         if pending:
             yield self.layout.join(pending)
 
-    def _pieces(self, room: Callable[[], int]) -> Iterator[tuple[Batch, int]]:
-        """Cut the parts into pieces that fit what is asked for when each is cut."""
+    def _limited(self) -> Iterator[tuple[Mapping[str, Array], int]]:
+        """The parts, each with the number of its samples that count."""
         left = self.limit
         for part in self._parts():
             count = self.layout.samples(part, self.source)
             if left is not None:
                 count = min(count, left)
                 left -= count
-            start = 0
-            while start < count:
-                stop = min(count, start + room())
-                yield self.layout.cut(part, start, stop), stop - start
-                start = stop
+            yield part, count
             if left == 0:
                 return
 
@@ -180,9 +177,8 @@ def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
         GraphoptError: It cannot be read, is empty, or holds an object array.
     """
     path = Path(spec)
-    function = _FUNCTION.fullmatch(spec)
-    if function and not path.exists():
-        load = _function(spec, function["module"], function["function"])
+    if names_function(spec) and not path.exists():
+        load = import_function(spec)
         return _in_parts(lambda: _yielded(spec, load), spec)
     readable(path)
     if path.is_dir():
@@ -249,27 +245,6 @@ def _in_parts(parts: Parts, source: str) -> Feeds:
     return Feeds(first, labels=joined, source=source, parts=without_labels)
 
 
-def _function(spec: str, module: str, name: str) -> Callable[[], Iterable[object]]:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found: object = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except Exception as error:
-        # Whatever the user's module raises is the user's to read, as one line.
-        raise GraphoptError(
-            f"cannot be imported: {type(error).__name__}: {error}",
-            file=spec,
-            fix="give FILE.npz, a folder, or module:function as seen from the working directory",
-        ) from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise GraphoptError("is not a function", file=spec)
-    return found
-
-
 def _yielded(spec: str, load: Callable[[], Iterable[object]]) -> Iterator[Mapping[str, Array]]:
     try:
         for item in load():
@@ -298,7 +273,7 @@ def _check_finite(name: str, array: Array, source: str) -> None:
         if wrong.size:
             value = flat[start + wrong[0]]
             raise GraphoptError(
-                f"{name!r} holds {wrong.size} or more values that are not finite (the first: {value})",
+                f"{name!r} holds values that are not finite (the first: {value})",
                 file=source,
                 fix="clean the data: errors against it would mean nothing",
             )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 _INT_MAX = np.iinfo(np.int32).max
 
 _TRANSPARENT = frozenset(
-    "Cast Identity Reshape Unsqueeze Squeeze Transpose Flatten Expand Tile Slice Concat Where Pad"
-    " Split Clip Abs".split()
+    {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Flatten", "Expand"}
+    | {"Tile", "Slice", "Concat", "Where", "Pad", "Split", "Clip", "Abs"}
 )
 """Operators that hand values on (of input 0, or of any input for Concat and Where)."""
 
@@ -72,7 +74,7 @@ _CONTROL: dict[tuple[str, int], tuple[int, ...]] = {
 stands at the front and the second fills the rest."""
 
 _AXES = {("Slice", 3), ("Squeeze", 1), ("Unsqueeze", 1), ("CenterCropPad", 2), ("Pad", 3)}
-_COMPARISONS = frozenset("Equal Less LessOrEqual Greater GreaterOrEqual Mod".split())
+_COMPARISONS = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Mod"})
 
 
 @dataclass
@@ -171,14 +173,15 @@ def _shape(value: ir.Value) -> ir.Shape | None:
         return value.shape
     producer = value.producer()
     if producer is None:
-        return value.const_value.shape if value.const_value is not None else None  # type: ignore[return-value] # a tensor's shape is an ir.Shape
+        tensor = value.const_value
+        return None if tensor is None else ir.Shape(tensor.shape.numpy())
     if producer.op_type in {"DequantizeLinear", "Cast", "Identity"} and producer.inputs[0]:
         return _shape(producer.inputs[0])
     constant = _constant(value)
     return None if constant is None else ir.Shape(constant.shape)
 
 
-def _constant(value: ir.Value | None) -> np.ndarray | None:  # type: ignore[type-arg] # of any dtype
+def _constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 

@@ -76,7 +76,7 @@ class Layout:
 
     def axis(self, name: str, array: Array) -> int | None:
         """The sample axis of one array; None where it goes to every run whole."""
-        return self.axes[name] if name in self.axes else (0 if array.ndim else None)
+        return self.axes.get(name, 0 if array.ndim else None)
 
     def samples(self, arrays: Mapping[str, Array], source: str) -> int:
         """The number of samples in arrays that belong together.
@@ -138,18 +138,16 @@ class Layout:
 
     def finish(self, batch: Mapping[str, Array]) -> dict[str, Array]:
         """Make a batch what the model takes: casts done, stacks of one unstacked."""
-        done = {}
-        for name, array in batch.items():
-            if name in self.stacked:
-                array = array[0]
-            dtype = self.dtypes.get(name)
-            if dtype is not None:
-                same_bytes = array.dtype.kind == "V"
-                array = (
-                    np.ascontiguousarray(array).view(dtype) if same_bytes else array.astype(dtype)
-                )
-            done[name] = array
-        return done
+        return {name: self._finished(name, array) for name, array in batch.items()}
+
+    def _finished(self, name: str, array: Array) -> Array:
+        whole = array[0] if name in self.stacked else array
+        dtype = self.dtypes.get(name)
+        if dtype is None:
+            return whole
+        if array.dtype.kind == "V":
+            return np.ascontiguousarray(whole).view(dtype)
+        return whole.astype(dtype)
 
 
 def fit(inputs: Sequence[Input], arrays: Mapping[str, Array], source: str) -> Layout:
@@ -283,17 +281,12 @@ def _share_constants(
         for name, array in arrays.items()
         if name not in whole and (axis := axes[name]) is not None
     }
-    for item in inputs:
-        if item.name not in whole or item.name in stacked:
-            continue
-        if counts and arrays[item.name].shape[0] not in counts:
-            axes[item.name] = None
-        elif (
-            not counts
-            and item.name != whole[0]
-            and (arrays[item.name].shape[0] != arrays[whole[0]].shape[0])
-        ):
-            axes[item.name] = None
+    if not counts and whole:
+        # Then the first input says what the samples are.
+        counts = {arrays[whole[0]].shape[0]}
+    for name in whole:
+        if name not in stacked and axes[name] is not None and arrays[name].shape[0] not in counts:
+            axes[name] = None
 
 
 def _check_shape(item: Input, array: Array, axis: int | None, stacked: bool, source: str) -> None:

@@ -1,4 +1,4 @@
-"""Read npz archives without pickle: memory-mapped where they are stored, bounded where compressed."""
+"""Read npz archives without pickle: mapped where stored, bounded where compressed."""
 
 from __future__ import annotations
 
@@ -124,13 +124,12 @@ def _data_offset(path: Path, member: zipfile.ZipInfo) -> int:
 
 def _unpack(stream: IO[bytes], path: Path, name: str, size: int) -> npt.NDArray[np.uint8]:
     content = np.empty(size, np.uint8)
-    view = memoryview(content)
     filled = 0
     while filled < size:
         piece = stream.read(min(1 << 20, size - filled))
         if not piece:
             raise GraphoptError(f"array {name!r} is cut off after {filled:,} bytes", file=path)
-        view[filled : filled + len(piece)] = piece
+        content[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
         filled += len(piece)
     return content
 

@@ -1,4 +1,4 @@
-"""Execution providers: what a user calls them, which are there, and how they are given to ONNX Runtime."""
+"""Execution providers: what a user calls them, and which of them are there."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def parse_providers(texts: Sequence[str | Provider]) -> tuple[Provider, ...]:
 
 
 def offered() -> tuple[str, ...]:
-    """The names of the providers that the installed ONNX Runtime can be asked for, without libraries."""
+    """The providers that the installed ONNX Runtime has without further libraries."""
     import onnxruntime
 
     names = dict.fromkeys(onnxruntime.get_available_providers())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import re
 import tempfile
@@ -13,10 +14,17 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.model import load
 from graphopt.runtime.feeds import Array, Batch
 from graphopt.runtime.layout import Input
 from graphopt.runtime.placement import Placement, read_profile
-from graphopt.runtime.providers import Provider, ProviderAbsentError, add_providers, parse_providers
+from graphopt.runtime.providers import (
+    CPU,
+    Provider,
+    ProviderAbsentError,
+    add_providers,
+    parse_providers,
+)
 from graphopt.runtime.staging import Staged, add_initializers, stage
 
 _LEVELS = {
@@ -82,17 +90,10 @@ class Session:
             options.enable_profiling = True
             options.profile_file_prefix = f"{self._folder.name}/profile"
         if not isinstance(model, ir.Model) and expose:
-            from graphopt.model import load
-
             model = load(model)
         self._staged = self._stage(model, expose) if isinstance(model, ir.Model) else None
-        if self._staged is not None:
-            add_initializers(options, self._staged)
-        content = fspath(model) if not isinstance(model, ir.Model) else b""
-        self._session = self._start(self._staged.content if self._staged else content, options)
-        if self._staged is not None:
-            # The arrays have to stay, the message has been read.
-            self._staged.content = b""
+        self._content = fspath(model) if not isinstance(model, ir.Model) else self._message()
+        self._session = self._start(options)
         self.inputs = tuple(_input(value) for value in self._session.get_inputs())
         self.input_names = tuple(item.name for item in self.inputs)
         outputs = [_input(value) for value in self._session.get_outputs()]
@@ -139,18 +140,28 @@ class Session:
         except CheckFailed as error:
             raise CheckFailed(f"{self.title}: {error}") from None
 
-    def _start(self, content: str | bytes, options: Any) -> Any:
+    def unoptimized(self) -> Session:
+        """The same model with ONNX Runtime's graph optimizations off: sums in another order."""
+        twin = copy.copy(self)
+        twin._folder = None
+        twin._session = self._start(_options("none", None, None))
+        return twin
+
+    def _message(self) -> bytes:
+        return b"" if self._staged is None else self._staged.content
+
+    def _start(self, options: Any) -> Any:
         import onnxruntime
 
+        if self._staged is not None:
+            add_initializers(options, self._staged)
         wanted = add_providers(options, self.providers)
         try:
             session = onnxruntime.InferenceSession(
-                content, options, providers=wanted or None, enable_fallback=0
+                self._content, options, providers=wanted or None, enable_fallback=0
             )
         except Exception as error:
-            if any(not provider.is_cpu for provider in self.providers) and self._runs_on_cpu(
-                content
-            ):
+            if any(not provider.is_cpu for provider in self.providers) and self._runs_on_cpu():
                 names = ", ".join(provider.name for provider in self.providers)
                 raise ProviderAbsentError(f"{names} does not start: {explain(error)}") from None
             raise CheckFailed(f"{self.title} does not load: {explain(error)}") from None
@@ -158,13 +169,13 @@ class Session:
         for provider in self.providers:
             if provider.name not in started:
                 raise ProviderAbsentError(
-                    f"{provider.name} does not start: ONNX Runtime fell back to {', '.join(started)}",
+                    f"{provider.name} does not start: ONNX Runtime took {', '.join(started)}",
                     fix="check its driver and libraries",
                 )
         session.disable_fallback()
         return session
 
-    def _runs_on_cpu(self, content: str | bytes) -> bool:
+    def _runs_on_cpu(self) -> bool:
         """Whether it is not the model that is at fault."""
         import onnxruntime
 
@@ -172,7 +183,7 @@ class Session:
         if self._staged is not None:
             add_initializers(options, self._staged)
         try:
-            onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(self._content, options, providers=[CPU])
         except Exception:
             return False
         return True
@@ -276,7 +287,7 @@ def _fed(item: Input, value: Array) -> Any:
     assert item.dtype is not None
     if item.dtype.bitwidth < 8:
         raise CheckFailed(
-            f"input {item.name!r} is {item.dtype.name}, which ONNX Runtime's Python interface does not take"
+            f"ONNX Runtime takes no {item.dtype.name} from Python, as input {item.name!r} wants"
         )
     plain = np.ascontiguousarray(value).view(f"u{value.dtype.itemsize}")
     return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, int(item.dtype))

@@ -116,7 +116,12 @@ def _fills_bytes(dtype: ir.DataType) -> bool:
 
 def _placeholder(tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
     return ir.ExternalTensor(
-        _PLACEHOLDER, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+        _PLACEHOLDER,
+        0,
+        tensor.nbytes,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name,
     )
 
 
@@ -137,7 +142,7 @@ def _spilled(array: Array, staged: Staged) -> Array:
             staged.spill = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
         offset = -(-staged.spill.seek(0, 2) // 64) * 64
         staged.spill.seek(offset)
-        staged.spill.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+        staged.spill.write(np.ascontiguousarray(array).data.cast("B"))
         staged.spill.flush()
         return np.memmap(staged.spill, array.dtype, "r", offset, array.shape)
     except OSError as error:

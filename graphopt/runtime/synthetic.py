@@ -302,49 +302,46 @@ def _is_fixed(inputs: Sequence[Input], plan: _Plan) -> bool:
 def _values(
     generator: np.random.Generator, item: Input, role: Role, shape: tuple[int, ...], unit: bool
 ) -> Array:
+    values: Array
     assert item.dtype is not None
     if item.dtype == ir.DataType.STRING:
-        words = generator.choice(role.words or _WORDS, shape)
-        return np.asarray(words, dtype=object)
+        return np.asarray(generator.choice(role.words or _WORDS, shape), dtype=object)
     dtype = np.dtype(item.dtype.numpy())
     if "mask" in item.name.lower():
-        return _mask(generator, shape).astype(dtype)
-    if role.values is not None:
-        return _repeat_last(role.values, shape).astype(dtype)
-    if item.dtype == ir.DataType.BOOL:
-        return generator.integers(0, 2, shape).astype(dtype) if shape else np.asarray(True)
-    if item.dtype.is_floating_point():
-        floats = generator.random(shape) if unit else generator.standard_normal(shape)
-        return np.asarray(floats).astype(dtype)
-    if dtype.kind == "c":
-        return np.asarray(generator.standard_normal(shape) + 1j * generator.random(shape)).astype(
-            dtype
-        )
-    return _integers(generator, item, role, shape).astype(dtype)
+        values = _mask(generator, shape)
+    elif role.values is not None:
+        values = _repeat_last(role.values, shape)
+    elif item.dtype == ir.DataType.BOOL:
+        values = np.asarray(generator.integers(0, 2, shape) if shape else True)
+    elif dtype.kind in "iu" or item.dtype.is_integer():
+        values = _integers(generator, item, role, shape)
+    else:
+        values = np.asarray(generator.random(shape) if unit else generator.standard_normal(shape))
+    return values.astype(dtype)
 
 
 def _integers(
     generator: np.random.Generator, item: Input, role: Role, shape: tuple[int, ...]
 ) -> Array:
-    name = item.name.lower()
+    values: Array
     assert item.dtype is not None
-    if role.axes:
-        return np.broadcast_to(
-            np.arange(shape[-1] if shape else 1)[: None if shape else 1], shape or (1,)
-        ).reshape(shape)
-    if role.constants and not shape:
-        return np.asarray(max(role.constants))
-    if role.below is not None:
-        if "position" in name and shape:
-            return np.broadcast_to(np.arange(shape[-1]) % role.below, shape)
-        return np.asarray(generator.integers(0, role.below, shape))
-    if role.lengths:
-        return np.ones(shape)
-    low, high = (0, 8)
+    low, high = 0, 8
     if item.dtype.bitwidth <= 8:
         # Pixels and quantized values use their whole range.
-        low, high = item.dtype.min, item.dtype.max + 1
-    return np.asarray(generator.integers(low, high, shape))
+        low, high = int(item.dtype.min), int(item.dtype.max) + 1
+    if role.below is not None:
+        low, high = 0, role.below
+    if role.axes:
+        values = np.arange(int(np.prod(shape))).reshape(shape)
+    elif role.constants and not shape:
+        values = np.asarray(max(role.constants))
+    elif role.below is not None and "position" in item.name.lower() and shape:
+        values = np.broadcast_to(np.arange(shape[-1]) % role.below, shape)
+    elif role.lengths:
+        values = np.ones(shape)
+    else:
+        values = np.asarray(generator.integers(low, high, shape))
+    return values
 
 
 def _mask(generator: np.random.Generator, shape: tuple[int, ...]) -> Array:
