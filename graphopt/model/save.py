@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+from graphopt.model import datafiles, wire
+from graphopt.model.atomic import StagedFile, mode_of, one_line_errors, second_name, staged
+from graphopt.model.layout import DataLayout, external_indices, new_layout, referenced
+from graphopt.model.serialize import Skeleton, to_skeleton
+from graphopt.model.sparse import as_sparse
+from graphopt.model.tensors import MappedTensor
+
+_EXTERNAL_ABOVE = 1_500_000_000
+_PROTOBUF_LIMIT = (1 << 31) - 1
+_IN_PROTO = 4096
 
 
 @dataclass(frozen=True)
@@ -35,15 +52,191 @@ def save(
 ) -> Saved:
     """Write a model.
 
+    The file is written beside its final name, flushed, and renamed; data files come first, and
+    under a name that no file has. Whatever happens, a model that stood there before still loads,
+    and one that was loaded from there can still be used. A symbolic link at `path` is replaced;
+    what it points at stays.
+
+    Weights that come from a file unchanged are copied by the kernel; other ones are computed and
+    written one at a time. External data are not copied but referred to, if the new model file is
+    in the folder of their file, no external weight was edited, and at least half of the file is
+    still in use: an edit would leave dead bytes behind, and two files to carry about.
+
+    The data file of `model.onnx` is `model.onnx.data`. When it stands there already, the new data
+    first get a numbered name; once the new model file refers to that, they take the old name over
+    and the old data go. Old data stay, and the new ones keep their numbered name, when another
+    `.onnx` file of the folder mentions the name. Files of other names are never removed.
+
     Args:
         model: What to write; it stays usable, also when `path` is where it was loaded from.
-        path: The model file.
+        path: The model file; `-` writes to standard output.
         external_data: Weights in a file of their own; None: where the model is above 1.5 GB.
         sparse_storage: Store weights as SparseTensor where that is smaller.
 
     Raises:
         GraphoptError: It cannot be written; what stood there before still loads.
     """
-    del external_data, sparse_storage
-    ir.save(model, path)
-    return Saved(Path(path), (), Path(path).stat().st_size)
+    if os.fspath(path) == "-":
+        return _to_stdout(model, external_data, sparse_storage)
+    target = Path(path)
+    _check_target(target)
+    try:
+        skeleton = to_skeleton(model, as_sparse if sparse_storage else None)
+        with one_line_errors(target):
+            return _Save(target, skeleton).run(external_data)
+    except GraphoptError as error:
+        raise GraphoptError(error.cause, file=error.file or path, fix=error.fix) from error
+
+
+def _check_target(target: Path) -> None:
+    if target.is_dir():
+        raise GraphoptError("is a directory", file=target, fix="name a file in it")
+    if not target.parent.is_dir():
+        raise GraphoptError("its folder does not exist", file=target, fix="create the folder first")
+
+
+def _to_stdout(model: ir.Model, external_data: bool | None, sparse_storage: bool) -> Saved:
+    if external_data:
+        raise GraphoptError(
+            "a stream cannot have external data", file="<stdout>", fix="name a file"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "model.onnx"
+        saved = save(model, whole, external_data=False, sparse_storage=sparse_storage)
+        with whole.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+    return Saved(Path("-"), (), saved.size, saved.sparse_saved)
+
+
+class _Save:
+    """One save: the data file, then the model file, then what nobody reads any more."""
+
+    def __init__(self, target: Path, skeleton: Skeleton) -> None:
+        self._target = target
+        self._skeleton = skeleton
+        self._mode = mode_of(target)
+        self._located: list[onnx.TensorProto] = []
+
+    def run(self, external_data: bool | None) -> Saved:
+        total = sum(tensor.nbytes for tensor in self._skeleton.tensors)
+        external = total > _EXTERNAL_ABOVE if external_data is None else external_data
+        before = datafiles.mentioned(self._target)
+        indices = list(external_indices(self._skeleton)) if external else []
+        data = self._save(indices)
+        for stale in datafiles.unused(self._target, before - {data}):
+            stale.unlink(missing_ok=True)
+        files = () if data is None else (data,)
+        size = sum(path.stat().st_size for path in (self._target, *files))
+        saved = sum(tensor.nbytes - tensor.stored_bytes for tensor in self._skeleton.sparse)
+        return Saved(self._target, files, size, saved)
+
+    def _save(self, indices: list[int]) -> Path | None:
+        if not indices:
+            self._place({})
+            self._publish_model(None)
+            return None
+        shared = referenced(self._skeleton, indices, self._target.parent)
+        if shared is not None:
+            self._place({index: self._mapped(index).offset for index in indices}, shared=True)
+            self._publish_model(self._mapped(indices[0]).location)
+            return shared
+        layout = new_layout(self._skeleton, indices)
+        self._place(layout.offsets)
+        return self._save_with_data(layout)
+
+    def _mapped(self, index: int) -> MappedTensor:
+        tensor = self._skeleton.tensors[index]
+        assert isinstance(tensor, MappedTensor)  # referenced() has seen that all are
+        return tensor
+
+    def _place(self, offsets: dict[int, int], *, shared: bool = False) -> None:
+        """Say in each tensor of the skeleton where its data are going to be."""
+
+        def place(index: int, proto: onnx.TensorProto) -> None:
+            tensor = self._skeleton.tensors[index]
+            if index in offsets:
+                entries = {"location": "", "offset": offsets[index], "length": tensor.nbytes}
+                if shared and isinstance(tensor, MappedTensor) and tensor.checksum is not None:
+                    entries["checksum"] = tensor.checksum
+                del proto.external_data[:]
+                for key, value in entries.items():
+                    proto.external_data.add(key=key, value=str(value))
+                self._located.append(proto)
+            elif isinstance(tensor, ir.TensorProtoTensor) or tensor.nbytes < _IN_PROTO:
+                self._skeleton.inline(index, proto)
+
+        self._skeleton.fill(place)
+
+    def _save_with_data(self, layout: DataLayout) -> Path:
+        with staged(datafiles.preferred(self._target), self._mode) as file:
+            for index in layout.order:
+                file.seek(layout.offsets[index])
+                write_tensor(self._skeleton.tensors[index], file)
+            path = datafiles.fresh(self._target)
+            file.publish(path)
+        try:
+            self._publish_model(path.name)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return self._settled(path)
+
+    def _settled(self, path: Path) -> Path:
+        """Give new data the preferred name, so that equal models have equal bytes.
+
+        At every moment the model file names a data file that is whole.
+        """
+        wanted = datafiles.preferred(self._target)
+        if path == wanted or not datafiles.unused(self._target, frozenset({wanted})):
+            return path
+        try:
+            second_name(path, wanted)
+            self._publish_model(wanted.name)
+        except OSError:
+            # No hard links here, or no space: the model that stands there is whole as it is.
+            return path
+        path.unlink()
+        return wanted
+
+    def _publish_model(self, location: str | None) -> None:
+        for proto in self._located:
+            proto.external_data[0].value = location or ""
+        lengths = [tensor.nbytes for tensor in self._skeleton.tensors]
+        content = self._skeleton.proto.SerializeToString(deterministic=True)
+        pieces = wire.splice(content, self._skeleton.marker, lengths)
+        size = sum(len(p) if isinstance(p, bytes) else p.length for p in pieces)
+        if size > _PROTOBUF_LIMIT:
+            raise GraphoptError(
+                f"would be {size} bytes with its weights inside, and protobuf holds 2 GB",
+                file=self._target,
+                fix="store the weights as external data",
+            )
+        with staged(self._target, self._mode) as file:
+            for piece in pieces:
+                if isinstance(piece, bytes):
+                    file.write(piece)
+                else:
+                    write_tensor(self._skeleton.tensors[piece.index], file)
+            file.publish(self._target)
+
+
+def write_tensor(tensor: ir.TensorProtocol, file: StagedFile) -> None:
+    """Write the data of a tensor at the position of a file.
+
+    Raises:
+        GraphoptError: A lazy tensor is not of the size that it says.
+    """
+    start = file.tell()
+    if hasattr(tensor, "tofile"):
+        tensor.tofile(file)
+    else:
+        file.write(tensor.tobytes())
+    written = file.tell() - start
+    if written != tensor.nbytes:
+        raise GraphoptError(
+            f"the tensor {tensor.name!r} of shape {list(tensor.shape.numpy())} has {written} bytes "
+            f"of data and not {tensor.nbytes}",
+            fix="give it data of its shape and type",
+        )
+    file.start_writeback()

@@ -1,0 +1,120 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from graphopt.errors import GraphoptError
+from graphopt.model.mapped import write_all
+
+_WRITEBACK = 64 << 20
+_NAME_MAX = 200
+_FIXES = {
+    errno.ENOSPC: "free space on that disk, or choose another",
+    errno.EDQUOT: "free space within your quota",
+    errno.EFBIG: "raise the limit on the size of files, or choose another disk",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "choose a folder that can be written",
+    errno.EPERM: "choose a folder that can be written",
+    errno.ENOENT: "create the folder first",
+    errno.ENOTDIR: "choose a folder that exists",
+}
+
+
+class StagedFile(io.FileIO):
+    """A file under a temporary name, beside its final one.
+
+    Args:
+        final: The name that it is to have.
+        mode: Its permissions; None: those of a new file.
+    """
+
+    def __init__(self, final: Path, mode: int | None) -> None:
+        self.path = final.parent / f".{final.name[:_NAME_MAX]}.{secrets.token_hex(4)}.tmp"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(self.path, flags, 0o666)
+        super().__init__(fd, "wb")
+        self._flushed = 0
+        if mode is not None:
+            os.fchmod(fd, mode)
+
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override] # whole, not some
+        """Write all of the data."""
+        write_all(self.fileno(), data)
+        return memoryview(data).nbytes
+
+    def start_writeback(self) -> None:
+        """Let the disk start on what was written, so that the flush at the end is short."""
+        done = self.tell()
+        if done - self._flushed >= _WRITEBACK and hasattr(os, "posix_fadvise"):
+            span = done - self._flushed
+            os.posix_fadvise(self.fileno(), self._flushed, span, os.POSIX_FADV_DONTNEED)
+            self._flushed = done
+
+    def publish(self, final: Path) -> None:
+        """Flush to the disk and take the final name; what had it before is gone in one step."""
+        os.fsync(self.fileno())
+        self.close()
+        self.path.replace(final)
+        sync_folder(final.parent)
+
+
+@contextlib.contextmanager
+def staged(final: Path, mode: int | None) -> Iterator[StagedFile]:
+    """Open a file that is removed unless it was published."""
+    file = StagedFile(final, mode)
+    try:
+        yield file
+    finally:
+        file.close()
+        file.path.unlink(missing_ok=True)
+
+
+def second_name(path: Path, other: Path) -> None:
+    """Let a file have another name as well; what had that name before is gone in one step."""
+    temporary = other.with_name(f".{other.name[:_NAME_MAX]}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.link(path, temporary)
+        temporary.replace(other)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(other.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder, where the file system can."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(fd)
+
+
+def mode_of(path: Path) -> int | None:
+    """Return the permissions of a regular file; None where there is none."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
+
+
+@contextlib.contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        fix = _FIXES.get(error.errno or 0, "check the disk")
+        raise GraphoptError(f"cannot be written: {reason}", file=path, fix=fix) from error
