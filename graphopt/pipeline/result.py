@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.runtime.compare import OutputError
-
 if TYPE_CHECKING:
     from graphopt.model.facts import Facts
     from graphopt.pipeline.contract import Detail
+    from graphopt.runtime.compare import OutputError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 

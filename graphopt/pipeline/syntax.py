@@ -126,13 +126,14 @@ class _Reader:
             raise PipelineError("the pipeline is empty", self._text, 0, fix=_example())
         source = self._text.strip()
         try:
-            self._refuse_comments(source)
-            return ast.parse(source, mode="eval").body
-        except (SyntaxError, tokenize.TokenError) as error:
+            tree = ast.parse(source, mode="eval").body
+        except SyntaxError as error:
             message, column = _syntax_error(error, source)
             raise self._error(message, column + self._lead, fix=_example()) from None
         except (ValueError, RecursionError, MemoryError) as error:
             raise self._error(f"the pipeline cannot be read: {error}", 0) from None
+        self._refuse_comments(source)
+        return tree
 
     def _refuse_comments(self, source: str) -> None:
         """Refuse what the parser would skip: everything behind a `#`."""
@@ -178,6 +179,8 @@ class _Reader:
             if keyword.arg not in known:
                 cause = f"{found.name} has no parameter {keyword.arg!r}"
                 raise self._at(keyword, cause, fix=nearest(keyword.arg, known))
+            if keyword.arg in values:
+                raise self._at(keyword, f"{found.name}: parameter {keyword.arg!r} is given twice")
             values[keyword.arg] = self._value(keyword, found, annotations[keyword.arg])
         return values
 
@@ -222,9 +225,7 @@ def _example() -> str:
     return "a pipeline is written like this: cleanup | threshold(sparsity=0.5)"
 
 
-def _syntax_error(error: SyntaxError | tokenize.TokenError, source: str) -> tuple[str, int]:
-    if isinstance(error, tokenize.TokenError):
-        return "the pipeline ends too early", len(source)
+def _syntax_error(error: SyntaxError, source: str) -> tuple[str, int]:
     if source.endswith("|"):
         return "there is no pass behind the last |", len(source)
     column = (error.offset or 1) - 1

@@ -10,33 +10,48 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context
 from graphopt.pipeline.instrument import Instrument, RollBack, Step
+from graphopt.runtime.feeds import Feeds, synthetic_feeds
+from graphopt.runtime.latency import interleave, ratio
+from graphopt.runtime.metrics import Collector, Outputs, open_metric
+from graphopt.runtime.session import Session
 
 
 class MetricGuard(Instrument):
-    """Rolls a pass back that takes a metric too far below that of the model that came in.
+    """Rolls a pass back that makes a task metric worse than the model that came in allows.
 
     Args:
-        score: Measures a model; higher is better.
-        max_drop: How far the score may fall, in the score's own unit.
-        metric: What messages and reports call the score.
+        metric: A name of `graphopt.runtime.metrics`, or `module:function`.
+        max_drop: How much worse it may be, in the metric's own unit.
+        output: The output it looks at; None: the first.
+        batch: Samples per run.
     """
 
     name: ClassVar[str] = "metric guard"
 
     def __init__(
-        self, score: Callable[[ir.Model], float], max_drop: float, metric: str = "score"
+        self, metric: str, max_drop: float, *, output: str | None = None, batch: int = 32
     ) -> None:
         if not max_drop >= 0:
             raise GraphoptError(f"the guard's largest drop is {max_drop}, and must not be negative")
-        self._score = score
+        self._metric = open_metric(metric, output)
         self._max_drop = max_drop
-        self._metric = metric
+        self._batch = batch
+        self._reference: Outputs | None = None
         self._wanted = 0.0
 
     def start(self, model: ir.Model, context: Context) -> None:
-        """Measure the model before any pass."""
-        del context
-        self._wanted = self._score(model)
+        """Measure the model before any pass.
+
+        Raises:
+            GraphoptError: The run has no labels, or the metric does not fit the outputs.
+        """
+        if context.feeds is None or context.feeds.labels is None:
+            raise GraphoptError(
+                f"the guard on {self._metric.name} needs labels",
+                fix="give data with an array named labels: --data",
+            )
+        self._reference = self._outputs(model, context, context.feeds)
+        self._wanted = self._score(self._reference, context.feeds)
 
     def after(self, step: Step) -> None:
         """Measure what the pass left.
@@ -46,31 +61,57 @@ class MetricGuard(Instrument):
         """
         if not step.changed:
             return
-        score = self._score(step.after)
-        step.measures[self._metric] = score
+        assert step.context.feeds is not None, "the manager calls start first"
+        outputs = self._outputs(step.after, step.context, step.context.feeds)
+        score = self._score(outputs, step.context.feeds)
+        step.measures[self._metric.name] = score
         # Written so that a NaN is a miss.
-        if not self._wanted - score <= self._max_drop:
+        if not self._metric.drop(self._wanted, score) <= self._max_drop:
             raise RollBack(
-                f"{self._metric} fell from {self._wanted:.4g} to {score:.4g},"
-                f" by more than {self._max_drop:.4g}"
+                f"{self._metric.name} went from {self._wanted:.4g} to {score:.4g},"
+                f" and may lose {self._max_drop:.4g}"
             )
+
+    def _outputs(self, model: ir.Model, context: Context, feeds: Feeds) -> Outputs:
+        session = Session(model, context.providers)
+        first = self._metric.output or session.output_names[0]
+        # A function of the user's own looks at what it likes.
+        names = session.output_names if ":" in self._metric.name else (first,)
+        if first not in session.output_names:
+            raise GraphoptError(
+                f"there is no output {first!r}", fix=f"use {', '.join(session.output_names)}"
+            )
+        collector = Collector(names)
+        for samples in feeds.for_model(model).batches(self._batch):
+            collector.add(session.run(samples))
+        return collector.outputs()
+
+    def _score(self, outputs: Outputs, feeds: Feeds) -> float:
+        assert feeds.labels is not None, "start refuses feeds without labels"
+        return self._metric.score(outputs, feeds.labels, self._reference or outputs)
 
 
 class LatencyGuard(Instrument):
     """Rolls a pass back that makes the model slower than a bound.
 
     Args:
-        ratio: Measures (model before the pass, model after it): seconds after over seconds before.
-        max_ratio: The largest ratio that is let through; 1.0: no slower.
+        max_ratio: Seconds after the pass over seconds before it that are let through; 1.0: no
+            slower.
+        measure: Measures (before, after, context) as such a ratio; None: medians of interleaved
+            rounds on ONNX Runtime, on one batch of the feeds.
     """
 
     name: ClassVar[str] = "latency guard"
 
-    def __init__(self, ratio: Callable[[ir.Model, ir.Model], float], max_ratio: float) -> None:
+    def __init__(
+        self,
+        max_ratio: float,
+        measure: Callable[[ir.Model, ir.Model, Context], float] | None = None,
+    ) -> None:
         if not max_ratio > 0:
             raise GraphoptError(f"the guard's latency ratio is {max_ratio}, and must be positive")
-        self._ratio = ratio
         self._max_ratio = max_ratio
+        self._measure = measure or latency_ratio
 
     def after(self, step: Step) -> None:
         """Measure what the pass left against what it was given.
@@ -80,7 +121,26 @@ class LatencyGuard(Instrument):
         """
         if not step.changed:
             return
-        ratio = self._ratio(step.before, step.after)
-        step.measures["latency ratio"] = ratio
-        if not ratio <= self._max_ratio:
-            raise RollBack(f"it takes {ratio:.3g} times as long, more than {self._max_ratio:.3g}")
+        measured = self._measure(step.before, step.after, step.context)
+        step.measures["latency ratio"] = measured
+        if not measured <= self._max_ratio:
+            raise RollBack(
+                f"it takes {measured:.3g} times as long, and may take {self._max_ratio:.3g}"
+            )
+
+
+def latency_ratio(before: ir.Model, after: ir.Model, context: Context) -> float:
+    """Return the latency of one model over that of another, paired round by round.
+
+    Args:
+        before: The model in the denominator.
+        after: The model in the numerator; it takes the inputs of the other one.
+        context: Its feeds give one batch, else its seed makes one.
+    """
+    given = context.feeds
+    feeds = synthetic_feeds(before, seed=context.seed) if given is None else given.for_model(before)
+    samples = next(feeds.batches(1))
+    # Idle threads of one session that spin would slow the other.
+    old, new = (Session(model, context.providers, spinning=False) for model in (before, after))
+    base, latency = interleave([lambda: old.run(samples), lambda: new.run(samples)])
+    return ratio(latency, base).median

@@ -1,0 +1,122 @@
+"""What `run` and `bisect` have in common: a model, a pipeline, data, and how to open them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphopt.pipeline.contract import Pass
+    from graphopt.runtime.feeds import Feeds
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "-p", "--pipeline", metavar="PIPELINE", help="Passes: 'cleanup | threshold(sparsity=0.5)'."
+    ),
+    click.option(
+        "--pass",
+        "functions",
+        multiple=True,
+        metavar="MODULE:FUNCTION",
+        help="A function of an onnx_graphsurgeon graph, as a pass behind the pipeline; repeatable.",
+    ),
+    click.option(
+        "--data",
+        metavar="NPZ",
+        help="Samples: FILE.npz, a folder of such files, or module:function. Without, checks run "
+        "on seeded random inputs.",
+    ),
+    click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="NAME",
+        help="Execution provider to run models on, the preferred one first; repeatable.",
+    ),
+    click.option("--seed", type=int, help="Seed of everything random.  [default: 0]"),
+    click.option(
+        "--verify-samples",
+        type=click.IntRange(min=1),
+        default=256,
+        show_default=True,
+        help="Compare outputs on so many samples of the data, the first ones.",
+    ),
+    click.option(
+        "--max-bytes",
+        type=click.IntRange(min=1),
+        default=16 << 30,
+        show_default="16 GiB",
+        help="The most bytes that one tensor may occupy.",
+    ),
+    click.option(
+        "--max-depth",
+        type=click.IntRange(min=1),
+        default=32,
+        show_default=True,
+        help="How deep subgraphs may nest.",
+    ),
+    click.option(
+        "--follow-symlinks",
+        is_flag=True,
+        help="Allow external data behind links that leave the folder, as in model caches.",
+    ),
+)
+
+
+def pipeline_options(function: _F) -> _F:
+    """Add the options; `PipelineOptions` takes them."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """The values of `pipeline_options`."""
+
+    pipeline: str | None
+    functions: tuple[str, ...]
+    data: str | None
+    providers: tuple[str, ...]
+    seed: int | None
+    verify_samples: int
+    max_bytes: int
+    max_depth: int
+    follow_symlinks: bool
+
+    def load(self, path: Path) -> ir.Model:
+        """Load a model within the limits asked for."""
+        from graphopt.model import Limits, load
+
+        return load(path, Limits(self.max_bytes, self.max_depth, self.follow_symlinks))
+
+    def passes(self, text: str | None) -> tuple[Pass, ...]:
+        """Read a pipeline, and put the functions asked for behind it."""
+        from graphopt.pipeline.syntax import parse
+
+        written = parse(text) if text is not None else ()
+        return (*written, *self.function_passes())
+
+    def function_passes(self) -> tuple[Pass, ...]:
+        """Make a pass of each function asked for."""
+        if not self.functions:
+            return ()
+        from graphopt.surgeon import surgeon_pass
+
+        return tuple(map(surgeon_pass, self.functions))
+
+    def feeds(self, model: ir.Model, spec: str | None) -> Feeds | None:
+        """Open the data, and check that it fits the model; None where none is asked for."""
+        if spec is None:
+            return None
+        from graphopt.runtime.feeds import open_feeds
+
+        return open_feeds(spec).for_model(model)

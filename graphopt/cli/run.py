@@ -1,0 +1,366 @@
+"""`graphopt run`: rewrite a model by a pipeline of passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
+from graphopt.errors import GraphoptError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from graphopt.model import Saved
+    from graphopt.pipeline.contract import Context, Pass
+    from graphopt.pipeline.instrument import Instrument
+    from graphopt.pipeline.recipe import Recipe
+    from graphopt.pipeline.result import RunResult
+
+_OPTION_FIELDS = (
+    "pipeline",
+    "functions",
+    "data",
+    "providers",
+    "seed",
+    "verify_samples",
+    "max_bytes",
+    "max_depth",
+    "follow_symlinks",
+)
+
+
+@click.command("run")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the result goes.")
+@pipeline_options
+@click.option(
+    "--recipe-from",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Replay the recipe that this model carries, instead of -p.",
+)
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Check each pass: onnx.checker, and outputs on ONNX Runtime.  [default: verify]",
+)
+@click.option("--explain", is_flag=True, help="Print every rewrite and every decline, and why.")
+@click.option(
+    "--limit", type=click.IntRange(min=0), metavar="N", help="Apply the first N rewrites only."
+)
+@click.option(
+    "--guard-metric",
+    metavar="NAME",
+    help="Roll back passes that lose too much of this metric on --data (with labels).",
+)
+@click.option(
+    "--guard-max-drop",
+    type=float,
+    metavar="X",
+    help="How much of --guard-metric may be lost in all, in its own unit.  [default: 0]",
+)
+@click.option(
+    "--guard-max-latency-ratio",
+    type=float,
+    metavar="X",
+    help="Roll back passes that make the model more than X times as slow.",
+)
+@click.option(
+    "--dump",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep the model after each pass in this folder.",
+)
+@click.option(
+    "--reproducer",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where a failing pass leaves a folder that replays it.  [default: the temporary folder]",
+)
+@click.option("--json", "json_target", metavar="FILE", help="Write the run as JSON; - is stdout.")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="HTML", help="Write a report of the run."
+)
+@click.option("--timing", is_flag=True, help="Print where the time went.")
+@click.option("--dry-run", is_flag=True, help="Run everything, and save no model.")
+@click.option(
+    "--external-data/--inline-data",
+    default=None,
+    help="Put weights beside the model or into it.  [default: beside it above 1.5 GB]",
+)
+@click.option(
+    "--sparse-storage", is_flag=True, help="Store weights as SparseTensor where that is smaller."
+)
+def command(model: Path, output: Path | None, **values: Any) -> None:
+    """Rewrite MODEL by a pipeline of passes, check each of them, and save the result.
+
+    MODEL may also be a folder that a failed run left: it is replayed.
+    """
+    options = PipelineOptions(**{name: values.pop(name) for name in _OPTION_FIELDS})
+    _Job(model, output, options, _Settings(**values)).do()
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The options that only `run` has."""
+
+    recipe_from: Path | None
+    verify: bool
+    explain: bool
+    limit: int | None
+    guard_metric: str | None
+    guard_max_drop: float | None
+    guard_max_latency_ratio: float | None
+    dump: Path | None
+    reproducer: Path | None
+    json_target: str | None
+    report: Path | None
+    timing: bool
+    dry_run: bool
+    external_data: bool | None
+    sparse_storage: bool
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Passes that run with one seed and one limit; a recipe may have several stages."""
+
+    passes: Sequence[Pass]
+    seed: int
+    limit: int | None = None
+    source_sha256: str | None = None
+
+
+@dataclass
+class _Job:
+    """One call of `graphopt run`."""
+
+    path: Path
+    output: Path | None
+    options: PipelineOptions
+    settings: _Settings
+    _replayed: bool = field(default=False, init=False)
+
+    def do(self) -> None:
+        from graphopt.pipeline.result import joined
+
+        self._read_reproducer()
+        self._check_usage()
+        model = self.options.load(self.path)
+        stages = self._stages(model)
+        feeds = self.options.feeds(model, self.options.data)
+        results = self._run(model, stages, feeds)
+        result = joined(results)
+        saved = self._save(model, result, stages, results)
+        self._write(result, saved)
+
+    def _read_reproducer(self) -> None:
+        if not self.path.is_dir():
+            return
+        from graphopt.pipeline.reproducer import read_reproducer
+
+        found = read_reproducer(self.path)
+        given = self.options
+        self.path = found.model
+        self.options = replace(
+            given,
+            # A pass that is code of the user's own comes by --pass, never from the folder.
+            pipeline=given.pipeline or (None if given.functions else found.pipeline),
+            data=given.data or (None if found.feeds is None else str(found.feeds)),
+            seed=found.seed if given.seed is None else given.seed,
+            providers=given.providers or found.providers,
+        )
+        self._replayed = True
+
+    def _check_usage(self) -> None:
+        options, settings = self.options, self.settings
+        if self.output is None and not (self._replayed or settings.dry_run):
+            raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
+        if self.output is not None and not self.output.absolute().parent.is_dir():
+            raise GraphoptError("its folder is not there", file=self.output, fix="make it first")
+        asked = options.pipeline is not None or bool(options.functions)
+        if settings.recipe_from is None and not asked:
+            raise GraphoptError(
+                "there is no pipeline", fix="give -p PIPELINE, --pass or --recipe-from"
+            )
+        if settings.recipe_from is not None and (asked or settings.limit is not None):
+            raise GraphoptError(
+                "--recipe-from says what runs", fix="leave out -p, --pass and --limit"
+            )
+        if settings.guard_max_drop is not None and settings.guard_metric is None:
+            raise GraphoptError("--guard-max-drop is of no metric", fix="give --guard-metric")
+
+    def _stages(self, model: ir.Model) -> list[_Stage]:
+        if self.settings.recipe_from is not None:
+            return self._recipe_stages(model, self.settings.recipe_from)
+        passes = self.options.passes(self.options.pipeline)
+        return [_Stage(passes, self.options.seed or 0, self.settings.limit)]
+
+    def _recipe_stages(self, model: ir.Model, source: Path) -> list[_Stage]:
+        from graphopt.pipeline.recipe import read_recipe, source_sha256
+        from graphopt.pipeline.syntax import parse
+
+        recipe = read_recipe(self.options.load(source))
+        if recipe is None:
+            raise GraphoptError("carries no recipe", file=source, fix="give the pipeline: -p")
+        if recipe.incomplete is not None:
+            cause = f"its recipe cannot be replayed: {recipe.incomplete}"
+            raise GraphoptError(cause, file=source, fix="give the pipeline yourself: -p")
+        sha256 = source_sha256(self.path, model)
+        steps = recipe.steps_from(sha256)
+        self._warn_of_differences(steps, sha256)
+        return [
+            _Stage(
+                parse(step.pipeline),
+                step.seed if self.options.seed is None else self.options.seed,
+                step.limit,
+                step.source_sha256 if index else None,
+            )
+            for index, step in enumerate(steps)
+        ]
+
+    def _warn_of_differences(self, steps: Sequence[Recipe], sha256: str) -> None:
+        if steps[0].source_sha256 != sha256:
+            click.echo("note: the recipe was made for another model than this one", err=True)
+        wanted = {step.data_sha256 for step in steps} - {None}
+        if wanted and self._data_sha256() not in wanted:
+            click.echo("note: the recipe was made with other data than this", err=True)
+
+    def _run(self, model: ir.Model, stages: Sequence[_Stage], feeds: Any) -> list[RunResult]:
+        import tempfile
+
+        from graphopt.cli.progress import shown_progress
+        from graphopt.pipeline.contract import Context
+        from graphopt.pipeline.manager import run
+
+        reproducers = self.settings.reproducer or Path(tempfile.gettempdir())
+        instruments = self._instruments()
+        results: list[RunResult] = []
+        with shown_progress() as progress:
+            for stage in stages:
+                context: Context = Context(
+                    feeds=feeds,
+                    providers=self.options.providers or ("cpu",),
+                    seed=stage.seed,
+                    progress=progress,
+                )
+                before = results[-1].model if results else model
+                results.append(
+                    run(
+                        before,
+                        stage.passes,
+                        context,
+                        instruments,
+                        stage.limit,
+                        reproducers=reproducers,
+                    )
+                )
+        return results
+
+    def _instruments(self) -> list[Instrument]:
+        from graphopt.pipeline import instruments
+
+        settings = self.settings
+        chosen: list[Instrument] = []
+        if settings.verify:
+            chosen += [
+                instruments.Checker(),
+                instruments.Compare(samples=self.options.verify_samples),
+            ]
+        if settings.guard_metric is not None:
+            drop = settings.guard_max_drop or 0.0
+            chosen.append(instruments.MetricGuard(settings.guard_metric, drop))
+        if settings.guard_max_latency_ratio is not None:
+            chosen.append(instruments.LatencyGuard(settings.guard_max_latency_ratio))
+        chosen.append(instruments.Statistics())
+        if settings.dump is not None:
+            chosen.append(instruments.Dump(settings.dump))
+        return chosen
+
+    def _save(
+        self,
+        source: ir.Model,
+        result: RunResult,
+        stages: Sequence[_Stage],
+        results: Sequence[RunResult],
+    ) -> Saved | None:
+        if self.output is None or self.settings.dry_run:
+            return None
+        from graphopt.model import save
+        from graphopt.pipeline.recipe import next_recipe, source_sha256, write_recipe
+
+        sha256 = source_sha256(self.path, source)
+        recipes = [self._recipe(*pair, sha256) for pair in zip(stages, results, strict=True)]
+        recipe = replace(recipes[-1], history=tuple(recipes[:-1]))
+        write_recipe(result.model, next_recipe(source, recipe))
+        return save(
+            result.model,
+            self.output,
+            external_data=self.settings.external_data,
+            sparse_storage=self.settings.sparse_storage,
+        )
+
+    def _recipe(self, stage: _Stage, result: RunResult, sha256: str) -> Recipe:
+        import importlib.metadata
+
+        from graphopt.pipeline.recipe import Recipe
+
+        return Recipe(
+            pipeline=result.kept_pipeline,
+            version=importlib.metadata.version("graphopt"),
+            source_sha256=stage.source_sha256 or sha256,
+            seed=stage.seed,
+            limit=result.kept_rewrites if result.limited else None,
+            data_sha256=self._data_sha256(),
+            incomplete=self._incomplete(),
+        )
+
+    def _incomplete(self) -> str | None:
+        if self.options.functions:
+            return f"it ran code of its own: {', '.join(self.options.functions)}"
+        if self.options.data is not None and self._data_sha256() is None:
+            return f"its data came from code: {self.options.data}"
+        return None
+
+    def _data_sha256(self) -> str | None:
+        from graphopt.pipeline.recipe import file_sha256
+
+        if self.options.data is None or not Path(self.options.data).exists():
+            return None
+        path = Path(self.options.data)
+        return file_sha256(sorted(path.glob("*.npz")) if path.is_dir() else [path])
+
+    def _write(self, result: RunResult, saved: Saved | None) -> None:
+        settings = self.settings
+        if settings.report is not None:
+            from graphopt.report.html import write_html
+
+            write_html(result, settings.report)
+        if settings.json_target is not None:
+            from graphopt.report.json_file import write_json
+
+            record = {"model": str(self.path), "saved": saved, **result.as_json()}
+            write_json(record, settings.json_target)
+        if settings.json_target != "-":
+            self._print(result, saved)
+
+    def _print(self, result: RunResult, saved: Saved | None) -> None:
+        from graphopt.cli.run_tables import print_explanation, print_steps, print_timing
+        from graphopt.report.numbers import size
+
+        print_steps(result)
+        if self.settings.explain:
+            print_explanation(result)
+        if self.settings.timing:
+            print_timing(result.timing)
+        if saved is None:
+            click.echo("nothing saved")
+            return
+        files = f" and {len(saved.data_files)} data files" if saved.data_files else ""
+        sparse = f"; sparse storage saved {size(saved.sparse_saved)}" if saved.sparse_saved else ""
+        click.echo(f"wrote {saved.path}{files}, {size(saved.size)}{sparse}")
