@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from graphopt.pipeline.instrument import Instrument
     from graphopt.pipeline.recipe import Recipe
     from graphopt.pipeline.result import RunResult
+    from graphopt.report.histogram import WeightHistograms
 
 _OPTION_FIELDS = (
     "pipeline",
@@ -145,6 +146,7 @@ class _Job:
     options: PipelineOptions
     settings: _Settings
     _replayed: bool = field(default=False, init=False)
+    _histograms: WeightHistograms | None = field(default=None, init=False)
 
     def do(self) -> None:
         from graphopt.pipeline.result import joined
@@ -280,6 +282,11 @@ class _Job:
         chosen.append(instruments.Statistics())
         if settings.dump is not None:
             chosen.append(instruments.Dump(settings.dump))
+        if settings.report is not None:
+            from graphopt.report.histogram import WeightHistograms
+
+            self._histograms = WeightHistograms()
+            chosen.append(self._histograms)
         return chosen
 
     def _save(
@@ -339,8 +346,17 @@ class _Job:
         settings = self.settings
         if settings.report is not None:
             from graphopt.report.html import write_html
+            from graphopt.report.numbers import size
 
-            write_html(result, settings.report)
+            details = {} if saved is None else {"saved": f"{saved.path.name}, {size(saved.size)}"}
+            histograms = () if self._histograms is None else self._histograms.found
+            write_html(
+                result,
+                settings.report,
+                model=self.path.name,
+                histograms=histograms,
+                details=details,
+            )
         if settings.json_target is not None:
             from graphopt.report.json_file import write_json
 

@@ -16,16 +16,16 @@ class Html(str):
     __slots__ = ()
 
 
-def element(name: str, /, *content: str, **attributes: str | int | float) -> Html:
+def element(name: str, /, *content: str, **attributes: str | float) -> Html:
     """Make an element.
 
     Args:
         name: The tag, written by us.
         content: Children; a string that is no `Html` is text from anybody and is escaped.
-        attributes: `class_` is `class`, and `_` elsewhere is `-`; values are escaped.
+        attributes: `class_` is `class`, and `_` elsewhere is `-`; values are escaped as content is.
     """
     pairs = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_visible(str(value)))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
         for key, value in attributes.items()
     )
     if name in _EMPTY and not content:
@@ -35,10 +35,8 @@ def element(name: str, /, *content: str, **attributes: str | int | float) -> Htm
 
 def join(*content: str) -> Html:
     """Put pieces one behind the other; text is escaped."""
-    return Html(
-        "".join(part if isinstance(part, Html) else escape(_visible(part)) for part in content)
-    )
+    return Html("".join(_escaped(part) for part in content))
 
 
-def _visible(text: str) -> str:
-    return plain(text, _LONGEST)
+def _escaped(part: str | float) -> str:
+    return part if isinstance(part, Html) else escape(plain(str(part), _LONGEST))

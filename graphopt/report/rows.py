@@ -1,16 +1,13 @@
-"""The rows of a run's tables, as text: the terminal and the HTML report show the same."""
+"""The rows of the tables of the HTML report, as text."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-
-from rich.table import Table
 
 from graphopt.model.facts import Facts
 from graphopt.pipeline.result import RunResult, StepRecord
 from graphopt.report.numbers import change, count, error, seconds, share, short_count, size
-from graphopt.report.tables import table
 from graphopt.runtime.compare import OutputError
 
 
@@ -79,18 +76,6 @@ def summary_rows(first: Facts, last: Facts) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def run_table(result: RunResult) -> Table:
-    """Return the table of a run's passes for the terminal, without columns that say nothing."""
-    rows = pass_rows(result)
-    kept = [index for index in range(len(PASS_COLUMNS)) if any(row[index] for row in rows)]
-    return table(
-        "Passes",
-        [PASS_COLUMNS[index].heading for index in kept],
-        [[row[index] for index in kept] for row in rows],
-        right=[at for at, index in enumerate(kept) if PASS_COLUMNS[index].number],
-    )
-
-
 def decibels(value: float) -> str:
     """Write a signal to noise ratio: 31.4 dB, or `exact` where there is no noise."""
     return "exact" if value == float("inf") else f"{value:.1f} dB"
@@ -141,8 +126,3 @@ def _arrow(before: Facts | None, after: Facts | None, show: Callable[[Facts], st
         return ""
     old, new = show(before), show(after)
     return new if old == new else f"{old} \N{RIGHTWARDS ARROW} {new}"
-
-
-def headings(columns: Sequence[Column]) -> list[str]:
-    """Return what stands above columns."""
-    return [column.heading for column in columns]

@@ -47,7 +47,9 @@ def summary(result: RunResult) -> Html:
             "div",
             element("dt", name),
             element("dd", after, class_="figure"),
-            element("dd", f"before {before}" if before != after else "unchanged", class_="before"),
+            element(
+                "dd", f"before {before}" if by or before != after else "unchanged", class_="before"
+            ),
             element("dd", by, class_="change") if by else _NOTHING,
             class_="card",
         )

@@ -56,7 +56,7 @@ def test_what_a_pass_removed_is_the_difference() -> None:
         low = -found.limit + index * width
         if low > 0.5 or low + width < -0.5:
             assert new == old
-        elif -0.5 < low and low + width < 0.5:
+        elif low > -0.5 and low + width < 0.5:
             assert new == 0
             assert old > 0
 

@@ -163,6 +163,7 @@ class _Recorded(Session):
         self.title = session.title
         self.input_names = session.input_names
         self.output_names = session.output_names
+        self._recorded = session
         self._outputs = outputs
         self._next = 0
 
@@ -171,6 +172,9 @@ class _Recorded(Session):
         outputs = self._outputs[self._next % len(self._outputs)]
         self._next += 1
         return outputs
+
+    def unoptimized(self) -> Session:
+        return self._recorded.unoptimized()
 
 
 def _size(outputs: Sequence[Batch]) -> int:
