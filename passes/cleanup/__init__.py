@@ -21,6 +21,7 @@ from passes.cleanup import (
     identities,
     initializers,
     known_shapes,
+    legacy_inputs,
     subexpressions,
 )
 
@@ -81,6 +82,7 @@ class Cleanup(Pass):
 
     def _rules(self) -> tuple[Rule, ...]:
         return (
+            legacy_inputs.rewrites,
             dead_code.rewrites,
             partial(fold_constants.rewrites, max_bytes=self.max_bytes),
             branches.rewrites,

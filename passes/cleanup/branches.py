@@ -12,6 +12,7 @@ from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import constant_node, is_op, scalar
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.uses import remove, replace
+from passes.cleanup.sites import place
 
 
 def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
@@ -26,7 +27,7 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
             if condition is None or attribute is None or attribute.is_ref():
                 continue
             yield Rewrite(
-                scope.at(node.name),
+                place(scope, node),
                 f"its condition is always {bool(condition)}",
                 partial(_inline, scope, node, attribute.as_graph(), model),
             )

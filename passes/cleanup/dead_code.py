@@ -10,6 +10,7 @@ import onnx_ir as ir
 from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.uses import is_unused, remove
+from passes.cleanup.sites import place
 
 
 def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
@@ -21,9 +22,7 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     for scope in list(scopes(model)):
         for node in reversed(scope.graph):
             if node.graph is not None and all(is_unused(output) for output in node.outputs):
-                yield Rewrite(
-                    scope.at(node.name), "nobody reads its outputs", partial(remove, node)
-                )
+                yield Rewrite(place(scope, node), "nobody reads its outputs", partial(remove, node))
     for scope in scopes(model):
         yield from _unread_initializers(scope)
 

@@ -22,6 +22,7 @@ from graphopt.rewrite.shapes import Facts
 from graphopt.rewrite.uses import bodies, is_unused, remove, replace
 from passes.cleanup import numpy_kernels, ort_kernels
 from passes.cleanup.determinism import is_random
+from passes.cleanup.sites import place
 
 _TRANSIENT_BYTES = 64 << 20
 """The most bytes of an intermediate result that is not kept."""
@@ -88,7 +89,7 @@ class _Folding:
             return
         self._evaluate_pending()
         folds: list[Rewrite | Declined] = []
-        for node in reversed(self._foldable):
+        for node in reversed(list(self._foldable)):
             folds.extend(self._choose(node))
         yield from reversed(folds)
 
@@ -202,7 +203,7 @@ class _Folding:
         wanted = [value for value in node.outputs if value.name and self._is_read_outside(value)]
         if not wanted:
             return
-        at = self._scope.at(node.name)
+        at = place(self._scope, node)
         missing = [value for value in wanted if value not in self._known]
         if missing:
             del self._foldable[node]

@@ -13,7 +13,7 @@ from graphopt.rewrite.constants import is_op, opset
 from graphopt.rewrite.shapes import Facts
 from graphopt.rewrite.uses import can_replace, is_unused, remove, replace
 from passes.cleanup import elementwise_identities, layout_identities
-from passes.cleanup.sites import Site
+from passes.cleanup.sites import Site, place
 
 
 def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
@@ -40,7 +40,7 @@ def _bypass(scope: Scope, node: ir.Node, site: Site) -> Iterator[Rewrite]:
     source = check(node, site)
     if source is not None and can_replace(node.outputs[0], source):
         why = f"{node.op_type} returns {source.name} unchanged"
-        yield Rewrite(scope.at(node.name), why, partial(_forward, node, source))
+        yield Rewrite(place(scope, node), why, partial(_forward, node, source))
 
 
 def _forward(node: ir.Node, source: ir.Value) -> None:

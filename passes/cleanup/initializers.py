@@ -13,10 +13,8 @@ from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import add_initializer, constant, is_op, nbytes
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.uses import bodies, is_unused, remove, replace
+from passes.cleanup.sites import place
 from passes.cleanup.tensors import equal, sample
-
-_FIXED_SINCE = 4
-"""From this IR version on, an initializer that is also a graph input is a default."""
 
 
 def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
@@ -25,8 +23,6 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     Not in functions, which have no initializers, and not where a Constant is a graph output.
     Initializers that are graph inputs (the caller may override them) or outputs are left alone.
     """
-    if (model.ir_version or 0) < _FIXED_SINCE:
-        yield from _free_legacy_inputs(model)
     for scope in scopes(model):
         if scope.function is None:
             yield from _lift(scope)
@@ -39,20 +35,6 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     yield from _Sharing(sizes, Names.of(model)).scope(Scope("", model.graph), ChainMap())
 
 
-def _free_legacy_inputs(model: ir.Model) -> Iterator[Rewrite]:
-    """Up to IR version 3 every initializer had to be listed as an input, and was still fixed."""
-    listed = [value for value in model.graph.inputs if value.is_initializer()]
-
-    def apply() -> None:
-        for value in listed:
-            model.graph.inputs.remove(value)
-        model.ir_version = _FIXED_SINCE
-
-    if listed:
-        why = f"IR version {model.ir_version} lists {len(listed)} weights as inputs"
-        yield Rewrite("inputs", why, apply)
-
-
 def _lift(scope: Scope) -> Iterator[Rewrite]:
     for node in scope.graph:
         if not is_op(node, "Constant") or len(node.outputs) != 1:
@@ -60,7 +42,7 @@ def _lift(scope: Scope) -> Iterator[Rewrite]:
         tensor = constant(node.outputs[0])
         if tensor is not None and node.outputs[0].name and not node.outputs[0].is_graph_output():
             yield Rewrite(
-                scope.at(node.name),
+                place(scope, node),
                 "a Constant node can be an initializer",
                 partial(lift, node, tensor),
             )

@@ -15,7 +15,7 @@ from graphopt.rewrite.names import Names
 from graphopt.rewrite.shapes import Facts
 from graphopt.rewrite.uses import is_unused, remove
 from passes.cleanup.reshapes import constant_target
-from passes.cleanup.sites import int_setting
+from passes.cleanup.sites import int_setting, place
 
 
 def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
@@ -43,7 +43,7 @@ def _target(scope: Scope, node: ir.Node, facts: Facts, model: ir.Model) -> Itera
     target = constant_target(facts.shape(node.inputs[0]), elements)
     if target is not None:
         yield Rewrite(
-            scope.at(node.name),
+            place(scope, node),
             f"its target {list(elements)} is {list(target)} for every input",
             partial(_write, scope, node, target, model),
         )

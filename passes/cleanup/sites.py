@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from graphopt.model.scopes import Scope
 from graphopt.rewrite.constants import integers
 from graphopt.rewrite.shapes import Facts
+
+
+def place(scope: Scope, node: ir.Node) -> str:
+    """Say where a node is: by its name, or by its first output's if it has none."""
+    return scope.at(node.name or node.outputs[0].name)
 
 
 @dataclass(frozen=True)

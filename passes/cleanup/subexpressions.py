@@ -14,6 +14,7 @@ from graphopt.rewrite.constants import is_op
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.uses import bodies, can_replace, remove, replace
 from passes.cleanup.determinism import determinism
+from passes.cleanup.sites import place
 from passes.cleanup.tensors import digest
 
 _COMMUTATIVE = frozenset({"Add", "And", "Equal", "Max", "Mean", "Min", "Mul", "Or", "Sum", "Xor"})
@@ -57,8 +58,8 @@ class _Walk:
             earlier = seen.setdefault(key, node)
             if earlier is not node and self._may_merge(node, earlier):
                 yield Rewrite(
-                    scope.at(node.name),
-                    f"computes the same as {earlier.name}",
+                    place(scope, node),
+                    f"computes the same as {earlier.name or earlier.outputs[0].name}",
                     partial(_merge, node, earlier),
                 )
 
