@@ -29,9 +29,9 @@ evaluation orders may be apart.
 A sum of n products that is evaluated in another order moves by about sqrt(n) eps of the summands'
 magnitude (Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, SIAM J. Sci.
 Comput. 41(5), 2019), and the layers of a network add their errors like a random walk: with n =
-1,000 and 16 layers that is 128 eps (the models at hand stay below 10). Half-precision kernels sum in float32 and round once per
-operator, so that there only the number of layers counts. A swapped weight or a lost term is orders
-of magnitude above these bounds."""
+1,000 and 16 layers that is 128 eps (real models at hand stay below 10). Half-precision kernels sum
+in float32 and round once per operator, so that there only the number of layers counts. A swapped
+weight or a lost term is orders of magnitude above these bounds."""
 
 _SMALL_FLOATS = (2.0**-2, 1.0)
 """float8 and float4: rounding differences flip the last bit of one or two bits of mantissa."""

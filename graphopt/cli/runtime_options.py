@@ -1,0 +1,96 @@
+"""What `validate` and `bench` have in common: models, data, providers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from graphopt.runtime.providers import Provider
+    from graphopt.runtime.validation import Subject
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--data",
+        metavar="NPZ",
+        help="Samples: FILE.npz, a folder of such files, or module:function. Without, seeded "
+        "inputs are made up.",
+    ),
+    click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        default=("cpu",),
+        show_default=True,
+        metavar="NAME",
+        help="Execution provider: cpu, cuda, any name that ONNX Runtime offers, or Name=library.so;"
+        " with options as in cuda:device_id=0,use_tf32=0; repeatable.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of made-up inputs."),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Threads inside an operator.  [default: ONNX Runtime's choice]",
+    ),
+    click.option(
+        "--max-bytes",
+        type=click.IntRange(min=1),
+        default=16 << 30,
+        show_default="16 GiB",
+        help="The most bytes that one tensor may occupy.",
+    ),
+    click.option(
+        "--max-depth",
+        type=click.IntRange(min=1),
+        default=32,
+        show_default=True,
+        help="How deep subgraphs may nest.",
+    ),
+    click.option(
+        "--follow-symlinks",
+        is_flag=True,
+        help="Allow external data behind links that leave the folder, as in model caches.",
+    ),
+)
+
+
+def runtime_options(function: _F) -> _F:
+    """Add the options; `RuntimeOptions` takes them."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """The values of `runtime_options`."""
+
+    data: str | None
+    providers: tuple[str, ...]
+    seed: int
+    threads: int | None
+    max_bytes: int
+    max_depth: int
+    follow_symlinks: bool
+
+    def subject(self, path: Path) -> Subject:
+        """Load a model within the limits asked for."""
+        from graphopt.model import Limits, load
+        from graphopt.pipeline.recipe import data_files
+        from graphopt.runtime.validation import Subject
+
+        model = load(path, Limits(self.max_bytes, self.max_depth, self.follow_symlinks))
+        size = sum(file.stat().st_size for file in (path, *data_files(model, path)))
+        return Subject(str(path), model, size)
+
+    def parsed_providers(self) -> tuple[Provider, ...]:
+        """Read the providers; one that is named twice counts once."""
+        from graphopt.runtime.providers import parse_providers
+
+        return parse_providers(tuple(dict.fromkeys(self.providers)))
