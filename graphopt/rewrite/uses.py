@@ -114,6 +114,15 @@ def remove_all(nodes: Iterable[ir.Node]) -> None:
         remove(node)
 
 
+def remove_unread(values: Iterable[ir.Value | None]) -> None:
+    """Remove what computes values that nobody reads any more, as `remove` does.
+
+    Args:
+        values: What a node has read before its inputs were replaced.
+    """
+    remove_all(_without_reader(value for value in values if value is not None))
+
+
 def _detach(node: ir.Node) -> list[ir.Value]:
     """Take a node out of its graph; return the values that it and its bodies have read."""
     if node.graph is None:

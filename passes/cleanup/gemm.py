@@ -1,0 +1,93 @@
+"""MatMul, Add and Transpose of matrices as one Gemm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from graphopt.pipeline.contract import Declined, Rewrite
+from graphopt.rewrite.constants import is_op
+from graphopt.rewrite.dims import Dims
+from passes.cleanup import merges
+from passes.cleanup.affine import FLOATS
+from passes.cleanup.merges import Merge, Merged
+from passes.cleanup.sites import Site, int_setting, ints_setting
+
+_BROADCASTS_SINCE = 7
+_OPTIONAL_BIAS_SINCE = 11
+
+
+def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
+    """Yield one rewrite per Add or Transpose that a Gemm can do along the way.
+
+    Only where both factors are matrices: with more axes, Gemm needs a Reshape on either side.
+    """
+    yield from merges.rewrites(model, _MERGES)
+
+
+def _matmul_add(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
+    if not _are_float_matrices(inner, site) or site.opset < _BROADCASTS_SINCE:
+        return None
+    if any(
+        value is not None and is_op(value.producer(), "DequantizeLinear") for value in inner.inputs
+    ):
+        # ONNX Runtime knows quantized MatMuls by this shape.
+        return None
+    bias = outer.inputs[1 if outer.inputs[0] is inner.outputs[0] else 0]
+    left, right = (site.facts.shape(value) for value in inner.inputs)
+    bias_shape = site.facts.shape(bias)
+    if left is None or right is None or not _broadcasts(bias_shape, (left[0], right[1])):
+        return None
+    return Merged("Gemm", [*inner.inputs, bias])
+
+
+def _broadcasts(shape: Dims | None, goal: Dims) -> bool:
+    """Whether a bias reaches the product's shape, and does not go beyond it."""
+    if shape is None or len(shape) > len(goal):
+        return False
+    aligned = goal[len(goal) - len(shape) :]
+    return all(
+        size == 1 or (size is not None and size == wanted)
+        for size, wanted in zip(shape, aligned, strict=True)
+    )
+
+
+def _transpose_gemm(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
+    index = next(i for i, value in enumerate(outer.inputs) if value is inner.outputs[0])
+    if index > 1 or site.opset < _BROADCASTS_SINCE or not _swaps(inner, site):
+        return None
+    name = ("transA", "transB")[index]
+    turned = int_setting(outer, name, 0)
+    if turned is None:
+        return None
+    inputs = list(outer.inputs)
+    inputs[index] = inner.inputs[0]
+    attributes = [value for key, value in outer.attributes.items() if key != name]
+    return Merged("Gemm", inputs, [*attributes, ir.AttrInt64(name, 0 if turned else 1)])
+
+
+def _transpose_matmul(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
+    if site.opset < _OPTIONAL_BIAS_SINCE or not _are_float_matrices(outer, site):
+        return None
+    return _transpose_gemm(inner, outer, site)
+
+
+def _swaps(node: ir.Node, site: Site) -> bool:
+    order = ints_setting(node, "perm", None)
+    if order is None:
+        return "perm" not in node.attributes and site.facts.rank(node.inputs[0]) == 2
+    return list(order) == [1, 0]
+
+
+def _are_float_matrices(node: ir.Node, site: Site) -> bool:
+    return all(
+        site.facts.rank(value) == 2 and site.facts.dtype(value) in FLOATS for value in node.inputs
+    )
+
+
+_MERGES: dict[tuple[str, str], Merge] = {
+    ("MatMul", "Add"): _matmul_add,
+    ("Transpose", "Gemm"): _transpose_gemm,
+    ("Transpose", "MatMul"): _transpose_matmul,
+}
