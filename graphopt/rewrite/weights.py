@@ -284,12 +284,7 @@ class _Readers:
         if self.others:
             yield f"shared by {self.others[0]}"
         for use in self.uses:
-            if use.slot.opaque is not None:
-                yield use.slot.opaque
-            if use.role not in roles:
-                yield f"shared by {_article(use.node.op_type)} as {use.role.value}"
-            if op_types is not None and use.node.op_type not in op_types:
-                yield f"shared by {_article(use.node.op_type)}"
+            yield from _objections_to(use, roles, op_types)
         if any(one != other for one, other in pairwise(self.quantizations)):
             yield "its readers dequantize it differently"
         tensor = constant(value)
@@ -307,6 +302,17 @@ class _Readers:
             and all(tensor.shape[axis] == 1 for axis in use.axes.reduction)
             for use in self.uses
         )
+
+
+def _objections_to(
+    use: Use, roles: Collection[Role], op_types: Collection[str] | None
+) -> Iterator[str]:
+    if use.slot.opaque is not None:
+        yield use.slot.opaque
+    if use.role not in roles:
+        yield f"shared by {_article(use.node.op_type)} as {use.role.value}"
+    if op_types is not None and use.node.op_type not in op_types:
+        yield f"shared by {_article(use.node.op_type)}"
 
 
 def _adds_bias(node: ir.Node, index: int) -> bool:

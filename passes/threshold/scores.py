@@ -1,0 +1,122 @@
+"""Scores: what a weight's magnitude is multiplied with before weights are compared."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from graphopt.errors import GraphoptError
+from passes.threshold.source import Array, Source, Where, contiguous, picked, within
+
+Score = Literal[
+    "magnitude", "layer_normalized", "channel_normalized", "lamp", "balanced_lamp", "wanda"
+]
+
+
+class Scored:
+    """A weight, and the factor that turns its magnitudes into scores.
+
+    Args:
+        source: The weight.
+        factor: Not negative; broadcasts against the weight. None: scores are magnitudes.
+    """
+
+    def __init__(self, source: Source, factor: Array | None = None) -> None:
+        self.source = source
+        self.factor = factor
+        if factor is not None:
+            # Beyond the largest number lies inf, and 0 * inf is no score.
+            largest = np.finfo(np.float64 if source.real_dtype == np.float64 else np.float32).max
+            self.factor = np.minimum(factor, largest).astype(source.real_dtype)
+
+    def scores(self, stored: Array, where: Where) -> Array:
+        """Return the scores of a block, as a new array."""
+        scores = self.source.magnitudes(stored, where)
+        if self.factor is not None:
+            scores *= self.factor[within(self.factor, where)]
+        return scores
+
+    def sample(self, count: int) -> Array:
+        """Return the scores of about `count` elements at random places."""
+        scores, indices = self.source.sample(count)
+        return scores if self.factor is None else scores * picked(self.factor, indices)
+
+    def magnitude_of(self, score: float) -> float:
+        """Return the magnitude that has a score, in the median channel."""
+        middle = 1.0 if self.factor is None else float(np.median(self.factor))
+        return score / middle if middle > 0 else score
+
+
+def scored(source: Source, score: Score) -> Scored:
+    """Prepare a score that needs no data. One streaming pass where norms are needed.
+
+    With w a weight, W its layer and W_c its output channel (all it is summed over):
+
+    - magnitude, lamp: |w|
+    - layer_normalized: |w| / ||W||_2
+    - channel_normalized: |w| / ||W_c||_2
+    - balanced_lamp: |w| / sqrt(rms(W_c))
+
+    `lamp` and `balanced_lamp` go through `selection.tail_shares` on top of it.
+
+    Raises:
+        GraphoptError: The weight holds NaN or infinity, or its norm overflows.
+    """
+    if score in ("magnitude", "lamp"):
+        return Scored(source)
+    squares = channel_squares(source)
+    if not np.isfinite(squares).all():
+        raise GraphoptError(
+            f"the norm of weight {source.at!r} overflows",
+            fix=f"keep the weight out: exclude={source.at!r}",
+        )
+    if score == "layer_normalized":
+        return Scored(source, _inverse(np.sqrt(squares.sum(keepdims=True))))
+    if score == "channel_normalized":
+        return Scored(source, _inverse(np.sqrt(_spread(squares, source))))
+    fan_in = source.size / max(1, squares.size)
+    return Scored(source, _inverse(np.sqrt(np.sqrt(_spread(squares, source) / fan_in))))
+
+
+def _inverse(norms: Array) -> Array:
+    """Return 1 / x, and 0 for a channel of zeros, whose scores are 0 whatever the factor."""
+    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def channel_squares(source: Source) -> Array:
+    """Sum the squares of each output channel, in float64 and one block at a time.
+
+    Returns:
+        Sizes as of the weight, 1 along what its layer sums over; where it sums in groups, the
+        number of groups along that axis.
+    """
+    axes = source.axes
+    grouped = axes.input if axes.groups > 1 else None
+    summed = tuple(axis for axis in axes.reduction if axis != grouped)
+    total = np.zeros([1 if a in summed else size for a, size in enumerate(source.shape)])
+    stored = source.stored()
+    for where in contiguous(source.shape):
+        total[within(total, where)] += _squares(source.magnitudes(stored, where), summed)
+    if grouped is None:
+        return total
+    runs = total.shape[grouped] // axes.groups
+    starts = np.arange(0, total.shape[grouped], runs)
+    return np.add.reduceat(total, starts, axis=grouped)
+
+
+def _squares(magnitudes: Array, axes: tuple[int, ...]) -> Array:
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.add.reduce(np.square(magnitudes), axis=axes, keepdims=True)
+        # Squares of float32 leave its range long before those of float64 do.
+        if np.isfinite(squares).all() and squares.min(initial=1.0) > 1e-30:
+            return squares
+        return np.add.reduce(np.square(magnitudes, dtype=np.float64), axis=axes, keepdims=True)
+
+
+def _spread(squares: Array, source: Source) -> Array:
+    """Repeat the sums of groups, so that they broadcast against the weight."""
+    axes = source.axes
+    if axes.groups == 1 or axes.input is None:
+        return squares
+    return np.repeat(squares, source.shape[axes.input] // axes.groups, axis=axes.input)

@@ -1,0 +1,167 @@
+"""The numbers of one weight, read a block at a time from where they are stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+from graphopt.rewrite.layers import Axes, Role
+from graphopt.rewrite.weights import Weight
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Where = tuple[slice, ...]
+"""One slice per axis."""
+Indices = tuple[np.ndarray[Any, np.dtype[np.intp]], ...]
+"""One array of indices per axis."""
+
+BLOCK = 1 << 16
+"""Elements that are worked on at a time: what fits a core's own cache."""
+
+
+class Source:
+    """One weight as real numbers of float32 (float64 where it is stored so).
+
+    Args:
+        weight: What to read. The tensor it holds now is read, whatever replaces it later.
+
+    Attributes:
+        at: The address of the weight.
+        shape: Its shape.
+        axes: How the first layer that reads it does.
+        real_dtype: The type that magnitudes are computed in.
+    """
+
+    def __init__(self, weight: Weight) -> None:
+        self.at = weight.at
+        self.tensor = weight.tensor
+        self.shape = tuple(int(size) for size in self.tensor.shape.numpy())
+        self.axes = weight.uses[0].axes
+        if weight.role not in (Role.WEIGHT, Role.EMBEDDING):
+            # Neither channels nor sums: a vector is one row.
+            self.axes = Axes(reduction=tuple(range(len(self.shape))))
+        self.real_dtype = np.dtype(
+            np.float64 if self.tensor.dtype == ir.DataType.DOUBLE else np.float32
+        )
+        self._scale: Array | None = None
+        self._zero: Array | None = None
+        if weight.quantization is not None:
+            axis = weight.quantization.axis
+            self._scale = self._along(weight.quantization.scale.numpy(), axis)
+            self._scale = self._scale.astype(np.float32)
+            if weight.quantization.zero_point is not None:
+                self._zero = self._along(weight.quantization.zero_point.numpy(), axis)
+
+    def _along(self, values: Array, axis: int | None) -> Array:
+        shape = [1] * len(self.shape)
+        if axis is not None:
+            shape[axis] = values.size
+        return values.reshape(shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def stored(self) -> Array:
+        """Return the stored array, memory-mapped where the tensor is."""
+        return self.tensor.numpy()
+
+    def real(self, stored: Array, where: Where) -> Array:
+        """Return the real numbers of a block, of `real_dtype`; maybe a view of `stored`."""
+        zero = None if self._zero is None else self._zero[within(self._zero, where)]
+        scale = None if self._scale is None else self._scale[within(self._scale, where)]
+        return self._dequantized(stored[where], zero, scale)
+
+    def magnitudes(self, stored: Array, where: Where) -> Array:
+        """Return the absolute values of a block, as a new array of `real_dtype`.
+
+        Args:
+            stored: What `stored` returned.
+            where: Which block of it.
+
+        Raises:
+            GraphoptError: A value is NaN or infinite.
+        """
+        magnitudes = np.asarray(np.abs(self.real(stored, where)))
+        # The maximum of anything with NaN is NaN.
+        if magnitudes.size and not math.isfinite(magnitudes.max()):
+            raise GraphoptError(
+                f"weight {self.at!r} holds NaN or infinity",
+                fix=f"repair the model, or keep the weight out: exclude={self.at!r}",
+            )
+        return magnitudes
+
+    def _dequantized(self, stored: Array, zero: Array | None, scale: Array | None) -> Array:
+        if scale is None:
+            return np.asarray(stored, self.real_dtype)
+        real = stored.astype(np.float32)
+        if zero is not None:
+            real -= zero.astype(np.float32)
+        real *= scale
+        return real
+
+    def zeroed(self, stored: Array, where: Where, keep: Array) -> Array:
+        """Return a block whose elements are kept where told, and real zero (+0) elsewhere."""
+        block = np.ascontiguousarray(stored[where])
+        bits = block.view(np.dtype(f"u{block.itemsize}"))
+        if self._zero is None:
+            # A product of bits: several times as fast as a choice by mask, and never -0.
+            return np.asarray(np.multiply(bits, keep, dtype=bits.dtype)).view(block.dtype)
+        zero = np.ascontiguousarray(self._zero[within(self._zero, where)]).view(bits.dtype)
+        flipped = np.asarray(np.multiply(bits ^ zero, keep, dtype=bits.dtype))
+        return np.bitwise_xor(flipped, zero).view(block.dtype)
+
+    def sample(self, count: int) -> tuple[Array, Indices]:
+        """Pick about `count` elements, in short runs at seeded random places.
+
+        Returns:
+            Their magnitudes, not checked for NaN, and their indices, one array per axis.
+        """
+        run = min(16, self.size)
+        generator = np.random.default_rng(self.size)
+        starts = generator.integers(0, self.size - run + 1, size=-(-count // run))
+        flat = (starts[:, None] + np.arange(run)).reshape(-1)
+        indices = np.unravel_index(flat, self.shape)
+        zero = None if self._zero is None else picked(self._zero, indices)
+        scale = None if self._scale is None else picked(self._scale, indices)
+        return np.abs(self._dequantized(self.stored()[indices], zero, scale)), indices
+
+
+def picked(broadcast: Array, indices: Indices) -> Array:
+    """Return the elements of an array that broadcasts against what was picked."""
+    return broadcast[
+        tuple(
+            np.zeros_like(index) if size == 1 else index
+            for size, index in zip(broadcast.shape, indices, strict=True)
+        )
+    ]
+
+
+def within(broadcast: Array, where: Where) -> Where:
+    """Return the part of an array that broadcasts against a block."""
+    return tuple(
+        slice(None) if size == 1 else part
+        for size, part in zip(broadcast.shape, where, strict=True)
+    )
+
+
+def contiguous(shape: tuple[int, ...], limit: int = BLOCK) -> Iterator[Where]:
+    """Cut a tensor into runs of at most `limit` elements, in the order of its elements."""
+    axis, inner = len(shape), 1
+    while axis > 0 and inner * shape[axis - 1] <= limit:
+        axis -= 1
+        inner *= shape[axis]
+    if axis == 0:
+        yield tuple(slice(0, size) for size in shape)
+        return
+    step = max(1, limit // inner)
+    trailing = tuple(slice(0, size) for size in shape[axis:])
+    for index in np.ndindex(*shape[: axis - 1]):
+        leading = tuple(slice(i, i + 1) for i in index)
+        for start in range(0, shape[axis - 1], step):
+            yield (*leading, slice(start, min(start + step, shape[axis - 1])), *trailing)
