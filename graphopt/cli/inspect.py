@@ -65,7 +65,8 @@ def command(
     from graphopt.report.tables import console
 
     loaded = load(model, Limits(max_bytes, max_depth, follow_symlinks))
-    files = [model, *data_files(loaded, model)]
+    # A model from stdin is on no disk.
+    files = [] if str(model) == "-" else [model, *data_files(loaded, model)]
     sizes = {str(file): file.stat().st_size for file in files}
     facts = measure(loaded, dims=_dims(dims))
     if json_target is not None:
@@ -73,7 +74,7 @@ def command(
             {"files": sizes, "size_on_disk": sum(sizes.values()), **facts.as_json()}, json_target
         )
     if json_target != "-":
-        _print(console(), sizes, facts)
+        _print(console(), str(model), sizes, facts)
 
 
 def _dims(texts: tuple[str, ...]) -> dict[str, int]:
@@ -88,12 +89,11 @@ def _dims(texts: tuple[str, ...]) -> dict[str, int]:
     return dims
 
 
-def _print(out: Console, sizes: dict[str, int], facts: Facts) -> None:
+def _print(out: Console, name: str, sizes: dict[str, int], facts: Facts) -> None:
     from graphopt.report.numbers import count, share, size
     from graphopt.report.tables import plain, table
 
-    title = plain(next(iter(sizes)))
-    out.print(table(title, ("fact", "value"), _summary(sizes, facts)))
+    out.print(table(plain(name), ("fact", "value"), _summary(sizes, facts)))
     ports = [
         (kind, port.name, port.type, _shape(port))
         for kind, group in (("input", facts.inputs), ("output", facts.outputs))

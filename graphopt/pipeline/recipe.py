@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import scopes
+from graphopt.model.tensors import MappedTensor, SparseTensor
 
 PREFIX = "graphopt."
 _HISTORY = f"{PREFIX}history"
@@ -150,11 +151,21 @@ def file_sha256(paths: Iterable[Path]) -> str:
 def data_files(model: ir.Model, path: Path) -> list[Path]:
     """Return the files that hold the tensors of a model, without the model file, by name."""
     own = path.resolve()
-    files = {Path(tensor.path).resolve() for tensor in _external_tensors(model)}
+    files = {Path(file).resolve() for tensor in _tensors(model) for file in _files(tensor)}
     return sorted(files - {own})
 
 
-def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
+def _files(tensor: object) -> Iterator[str]:
+    if isinstance(tensor, MappedTensor):
+        yield tensor.file.path
+    elif isinstance(tensor, ir.ExternalTensor):
+        yield tensor.path
+    elif isinstance(tensor, SparseTensor):
+        yield from _files(tensor.values)
+        yield from _files(tensor.indices)
+
+
+def _tensors(model: ir.Model) -> list[object]:
     found: list[object] = []
     for scope in scopes(model):
         found.extend(value.const_value for value in scope.graph.initializers.values())
@@ -166,7 +177,7 @@ def _external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
                     found.append(attribute.as_tensor())
                 elif attribute.type == ir.AttributeType.TENSORS:
                     found.extend(attribute.as_tensors())
-    return [tensor for tensor in found if isinstance(tensor, ir.ExternalTensor)]
+    return found
 
 
 def _texts(recipe: Recipe) -> dict[str, str]:

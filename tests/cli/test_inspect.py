@@ -80,6 +80,19 @@ def test_external_data_counts_as_size_on_disk(tmp_path: Path) -> None:
     assert facts["size_on_disk"] == path.stat().st_size + data.stat().st_size
 
 
+def test_a_model_from_a_stream(tmp_path: Path) -> None:
+    content = write_model(tmp_path / "m.onnx").read_bytes()
+    result = subprocess.run(
+        [sys.executable, "-c", MAIN, "inspect", "-", "--json", "-"],
+        input=content,
+        capture_output=True,
+        check=True,
+    )
+    facts = json.loads(result.stdout)
+    assert facts["parameters"] == 12
+    assert facts["files"] == {}
+
+
 def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
     shown = inspect(write_model(tmp_path / "m.onnx", name="\x1b[2J[red]w[/red]\r\n\u202ew"))
     assert "\x1b" not in shown
