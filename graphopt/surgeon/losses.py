@@ -1,0 +1,54 @@
+"""What a crossing to onnx-graphsurgeon and back lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from graphopt.model.lossless import differences
+from graphopt.model.serialize import Skeleton, to_skeleton
+from graphopt.surgeon.restore import bodies
+
+
+def losses(before: ir.Model, after: ir.Model) -> Iterator[str]:
+    """Name what differs between a model and what came back of it."""
+    left, right = to_skeleton(before), to_skeleton(after)
+    indices = {id(tensor): index for index, tensor in enumerate(left.tensors)}
+    for skeleton in (left, right):
+
+        def place(index: int, proto: onnx.TensorProto, skeleton: Skeleton = skeleton) -> None:
+            index = indices.get(id(skeleton.tensors[index]), -1)
+            proto.ClearField("external_data")
+            proto.external_data.add(key="index", value=str(index))
+
+        skeleton.fill(place)
+        _sort_initializers(skeleton.proto.graph)
+    for path in differences(left.proto, right.proto):
+        yield _in_words(left.proto, path)
+
+
+def _sort_initializers(graph: onnx.GraphProto) -> None:
+    """Forget the order of initializers, which means nothing, in a graph and its bodies."""
+    graph.initializer.sort(key=lambda tensor: tensor.name)
+    for body in bodies(graph):
+        _sort_initializers(body)
+
+
+def _in_words(model: onnx.ModelProto, path: str) -> str:
+    """Name the nodes and attributes that a path like `graph.node[3].attribute[0].ints` is in."""
+    message: Any = model
+    words: list[str] = []
+    for part in path.split("."):
+        name, _, index = part.partition("[")
+        position = index.rstrip("]")
+        message = getattr(message, name, None)
+        if position.isdecimal() and message is not None:
+            message = message[int(position)]
+            label = getattr(message, "name", "") or getattr(message, "op_type", "") or position
+            words.append(f"{name} {label}")
+        elif part not in {"graph", "g"}:
+            words.append(part)
+    return " of ".join(reversed(words)) or path
