@@ -29,11 +29,12 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
             yield Rewrite(
                 place(scope, node),
                 f"its condition is always {bool(condition)}",
-                partial(_inline, scope, node, attribute.as_graph(), model),
+                partial(inline_branch, scope, node, attribute.as_graph(), model),
             )
 
 
-def _inline(scope: Scope, node: ir.Node, branch: ir.Graph, model: ir.Model) -> None:
+def inline_branch(scope: Scope, node: ir.Node, branch: ir.Graph, model: ir.Model) -> None:
+    """Put the nodes of a branch in the place of its If."""
     graph = node.graph
     if graph is None:
         raise ValueError(f"{node.name!r} is in no graph")

@@ -38,7 +38,7 @@ def _target(scope: Scope, node: ir.Node, facts: Facts, model: ir.Model) -> Itera
     elements = facts.elements(node.inputs[1])
     if constant(node.inputs[1]) is not None or elements is None:
         return
-    if int_setting(node, "allowzero", 0) != 0 or 0 in elements:
+    if int_setting(node, "allowzero", 0) is None or 0 in elements:
         return
     target = constant_target(facts.shape(node.inputs[0]), elements)
     if target is not None:
@@ -55,6 +55,8 @@ def _write(scope: Scope, node: ir.Node, target: tuple[int, ...], model: ir.Model
     tensor = ir.Tensor(np.array(target, np.int64))
     written = add_constant(node, name, tensor, in_function=scope.function is not None)
     node.replace_input_with(1, written)
+    # A size that is copied is written as 0; that no other size is 0 was seen to before.
+    node.attributes.pop("allowzero", None)
     producer = None if computed is None else computed.producer()
     if producer is not None and all(is_unused(output) for output in producer.outputs):
         remove(producer)
