@@ -15,7 +15,7 @@ from graphopt.pipeline.order import BrokenGraphError, restore_order
 from graphopt.pipeline.result import Note, RunResult, StepRecord
 from graphopt.pipeline.snapshot import snapshot, structure
 from graphopt.pipeline.stopwatch import Stopwatch
-from graphopt.pipeline.syntax import unparse
+from graphopt.pipeline.syntax import label
 
 __all__ = ["PassFailed", "run"]
 
@@ -98,9 +98,9 @@ class _Run:
         for index, work in enumerate(self._passes):
             if self._left == 0:
                 break
-            self._context.progress(work.name, index, len(self._passes))
+            self._context.progress("passes", index, len(self._passes))
             self._step(index, work)
-        self._context.progress("done", len(self._passes), len(self._passes))
+        self._context.progress("passes", len(self._passes), len(self._passes))
         # The caller may edit what it gets without editing what it gave.
         model = snapshot(self._source) if self._model is self._source else self._model
         return RunResult(
@@ -113,7 +113,7 @@ class _Run:
         )
 
     def _step(self, index: int, work: Pass) -> None:
-        step = Step(index, work, unparse([work]), self._context, self._model, self._model)
+        step = Step(index, work, label(work), self._context, self._model, self._model)
         watch = self._watch.child(step.text)
         try:
             self._watched(step, watch)

@@ -9,7 +9,7 @@ import ast
 import dataclasses
 import io
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Pass
@@ -75,19 +75,31 @@ def unparse(passes: Iterable[Pass]) -> str:
     Raises:
         GraphoptError: A parameter has a value that text cannot hold.
     """
-    return " | ".join(map(_unparse_pass, passes))
+    return " | ".join(_unparse_pass(step, unparse_value) for step in passes)
 
 
-def _unparse_pass(step: Pass) -> str:
+def label(step: Pass) -> str:
+    """Write a pass for people to read: as `unparse`, or with Python's `repr` where text ends."""
+    return _unparse_pass(step, _for_people)
+
+
+def _unparse_pass(step: Pass, write: Callable[[object], str]) -> str:
     written = []
     for field in parameters(type(step)):
         value = getattr(step, field.name)
         if not _is_default(field, value):
             try:
-                written.append(f"{field.name}={unparse_value(value)}")
+                written.append(f"{field.name}={write(value)}")
             except ParameterError as error:
                 raise GraphoptError(f"{step.name}: parameter {field.name!r} {error}") from None
     return f"{step.name}({', '.join(written)})" if written else step.name
+
+
+def _for_people(value: object) -> str:
+    try:
+        return unparse_value(value)
+    except ParameterError:
+        return repr(value)
 
 
 def parameters(found: type[Pass]) -> tuple[dataclasses.Field[object], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -58,9 +58,9 @@ class Compare(Instrument):
             CheckFailed: It does not run, so nothing can be said about the passes.
             GraphoptError: The feeds do not fit it.
         """
-        self._feeds = self._feeds_for(model, context)
         self._known.clear()
         try:
+            self._feeds = self._feeds_for(model, context)
             session = Session(model, context.providers, title="it")
             outputs = [session.run(batch) for batch in self._batches()]
         except CheckFailed as error:
@@ -68,7 +68,7 @@ class Compare(Instrument):
                 f"the model does not run on ONNX Runtime before any pass: {error.cause}",
                 fix=_ANYWAY,
             ) from error
-        self._remember(model, session, outputs)
+        self._remember(model, session, outputs, context)
 
     def after(self, step: Step) -> None:
         """Run the model that the pass left, and compare.
@@ -89,11 +89,19 @@ class Compare(Instrument):
     def _compare(self, step: Step) -> None:
         reference = self._session(step.before, step.context)
         candidate = Session(step.after, step.context.providers, title="the result")
-        comparison = Comparison(reference, candidate)
-        outputs = [comparison.run(batch)[1] for batch in self._batches()]
+        exact = step.work.effect is Effect.EXACT
+        # What a lossy pass does need not be told apart from rounding.
+        comparison = Comparison(reference, candidate, measure_noise=exact)
+        outputs = []
+        for index, batch in enumerate(self._batches()):
+            if isinstance(reference, _Recorded):
+                reference.expect(index, batch)
+            outputs.append(comparison.run(batch)[1])
         step.errors = comparison.errors()
         self._judge(step)
-        self._remember(step.after, candidate, outputs)
+        if isinstance(reference, _Recorded):
+            reference.let_go()
+        self._remember(step.after, candidate, outputs, step.context)
 
     def _judge(self, step: Step) -> None:
         wrong = [error for error in step.errors if self._problem(error, step.work.effect)]
@@ -118,9 +126,12 @@ class Compare(Instrument):
         return None
 
     def _random_outputs(self, step: Step) -> set[str]:
-        """Run the model before the pass twice: what differs then is not the pass's doing."""
-        twice = [Session(step.before, step.context.providers) for _ in range(2)]
-        comparison = Comparison(*twice)
+        """Run the model before the pass twice: what differs then is not the pass's doing.
+
+        One session does both: ONNX Runtime seeds every session alike, and draws on within it.
+        """
+        session = self._start(step.before, step.context)
+        comparison = Comparison(session, session, measure_noise=False)
         for batch in self._batches():
             comparison.run(batch)
         return {error.name for error in comparison.errors() if not error.equal}
@@ -130,9 +141,11 @@ class Compare(Instrument):
             return context.feeds.for_model(model).take(self._samples)
         try:
             return synthetic_feeds(model, seed=context.seed)
+        except CheckFailed:
+            raise
         except GraphoptError as error:
             cause = f"no inputs can be made for the model: {error.cause}"
-            raise type(error)(cause, fix=f"give it data: --data, or {_ANYWAY}") from error
+            raise GraphoptError(cause, fix=f"give it data: --data, or {_ANYWAY}") from error
 
     def _batches(self) -> Iterator[Batch]:
         assert self._feeds is not None, "the manager calls start first"
@@ -142,39 +155,59 @@ class Compare(Instrument):
         for known, session in self._known:
             if known is model:
                 return session
+        return self._start(model, context)
+
+    def _start(self, model: ir.Model, context: Context) -> Session:
         return Session(model, context.providers, title="the model before the pass")
 
-    def _remember(self, model: ir.Model, session: Session, outputs: Sequence[Batch]) -> None:
+    def _remember(
+        self, model: ir.Model, session: Session, outputs: Sequence[Batch], context: Context
+    ) -> None:
         if _size(outputs) <= self._max_bytes:
-            session = _Recorded(session, outputs)
+            session = _Recorded(session, lambda: self._start(model, context), outputs)
         # Two: where this pass is rolled back, the model before it comes again.
         self._known = [*self._known[-1:], (model, session)]
 
 
 class _Recorded(Session):
-    """Outputs that a session gave, to be given again in the same order.
+    """Outputs that a model gave, to be given again; asked anything else, the model runs.
 
     Args:
-        session: What gave them.
+        session: What gave the outputs; it is let go, and its memory with it.
+        start: Makes such a session again.
         outputs: Batch by batch.
     """
 
-    def __init__(self, session: Session, outputs: Sequence[Batch]) -> None:
+    def __init__(
+        self, session: Session, start: Callable[[], Session], outputs: Sequence[Batch]
+    ) -> None:
         self.title = session.title
         self.input_names = session.input_names
         self.output_names = session.output_names
-        self._recorded = session
+        self._start_again = start
+        self._again: Session | None = None
         self._outputs = outputs
-        self._next = 0
+        self._asked: tuple[int, Batch] = (-1, {})
+
+    def expect(self, index: int, batch: Batch) -> None:
+        """Say that this very batch, the one of this index, is asked for next."""
+        self._asked = (index, batch)
 
     def run(self, batch: Mapping[str, Array]) -> Batch:
-        del batch
-        outputs = self._outputs[self._next % len(self._outputs)]
-        self._next += 1
-        return outputs
+        index, asked = self._asked
+        return self._outputs[index] if batch is asked else self._live().run(batch)
 
     def unoptimized(self) -> Session:
-        return self._recorded.unoptimized()
+        return self._live().unoptimized()
+
+    def let_go(self) -> None:
+        """Free what asking anything else took."""
+        self._again = None
+
+    def _live(self) -> Session:
+        if self._again is None:
+            self._again = self._start_again()
+        return self._again
 
 
 def _size(outputs: Sequence[Batch]) -> int:
