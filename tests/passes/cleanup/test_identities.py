@@ -69,7 +69,8 @@ CONSTANTS = """<
 def graph(body: str, source: str = "a") -> str:
     return (
         f"g ({X}, float[1,3,4] first, bool[N,1,1] mask) => (float[1,K] y)"
-        f"{CONSTANTS} {{\n a = Relu(x)\n lead = Relu(first)\n {body}\n z = Neg({source})\n y = Flatten<axis = 0>(z)\n}}"
+        f"{CONSTANTS} {{\n a = Relu(x)\n lead = Relu(first)\n {body}\n"
+        f" z = Neg({source})\n y = Flatten<axis = 0>(z)\n}}"
     )
 
 
