@@ -6,13 +6,14 @@ it cannot name. Here an element is a number, the symbol of a size, or unknown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewrite.constants import constant, integers, is_op
-from graphopt.rewrite.dims import Dim, Dims
+from graphopt.rewrite.dims import Dim, Dims, static
 
 _MAX_ELEMENTS = 64
 
@@ -68,6 +69,11 @@ def _shape(known: Contents, node: ir.Node) -> Dims | None:
         return None
     start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(dims))
     return dims[slice(start, end)] if start is not None and end is not None else None
+
+
+def _size(known: Contents, node: ir.Node) -> Dims | None:
+    sizes = static(known.shape(node.inputs[0]))
+    return None if sizes is None else (math.prod(sizes),)
 
 
 def _same(known: Contents, node: ir.Node) -> Dims | None:
@@ -159,6 +165,7 @@ def _compute(op_type: str, left: int, right: int) -> int | None:
 
 _RULES: dict[str, _Rule] = {
     "Shape": _shape,
+    "Size": _size,
     "Identity": _same,
     "Cast": _cast,
     "Squeeze": _regroup,
