@@ -58,9 +58,10 @@ def avoid_clashes(model: ir.Model) -> None:
 
 
 def rename_dims(model: ir.Model, names: Mapping[str, str]) -> None:
-    """Rename symbolic dimensions everywhere, inside expressions like `2*s0` too."""
-    if not names:
-        return
+    """Rename symbolic dimensions everywhere, inside expressions like `2*s0` too.
+
+    One that is called by a number, as exporters call what turned out to be fixed, becomes that.
+    """
     for scope in scopes(model):
         for value in (*scope.graph.inputs, *_inner_values(scope.graph)):
             if value.shape is None:
@@ -73,6 +74,8 @@ def rename_dims(model: ir.Model, names: Mapping[str, str]) -> None:
 def _renamed(dim: int | ir.SymbolicDim, names: Mapping[str, str]) -> int | ir.SymbolicDim:
     if isinstance(dim, int) or dim.value is None:
         return dim
+    if dim.value.isdecimal():
+        return int(dim.value)
     return ir.SymbolicDim(_IDENTIFIER.sub(lambda match: names.get(match[0], match[0]), dim.value))
 
 

@@ -132,7 +132,8 @@ def _compared(
     if wanted.dtype != actual.dtype or wanted.shape != actual.shape:
         raise CheckFailed(
             f"{where} is {actual.dtype}{list(actual.shape)} on ONNX Runtime"
-            f" and {wanted.dtype}{list(wanted.shape)} in the source framework"
+            f" and {wanted.dtype}{list(wanted.shape)} in the source framework",
+            fix="nothing was written; convert with fixed sizes if the source cannot vary",
         )
     difference = Difference(tolerance)
     difference.add(wanted, actual)

@@ -57,6 +57,7 @@ def convert(source: str, options: Options) -> Conversion:
         network = open_network(source, options)
         program = network.program or _exported(network, options)
         model = _to_onnx(program, network.source, options.opset)
+        rename_dims(model, {})
         names, notes = _dim_names(model, program, options)
     rename_dims(model, names)
     rename_values(model.graph.inputs, options.input_names, "input")
@@ -69,7 +70,7 @@ def convert(source: str, options: Options) -> Conversion:
         f"{name} is only right from {low} to {'any size' if high == _LARGEST_SIZE else high}:"
         " the network branches on it"
         for name, (low, high) in ranges.items()
-        if low > 2 or high < _LARGEST_SIZE
+        if low > 1 or high < _LARGEST_SIZE
     ]
     with _quiet():
         parity, refused = check_parity(
@@ -256,7 +257,8 @@ def _static_note(name: str, size: int, program: torch.export.ExportedProgram) ->
 
 def _ranges(program: torch.export.ExportedProgram) -> dict[str, tuple[int, int]]:
     return {
-        str(symbol): (_bounded(allowed.lower), _bounded(allowed.upper))
+        # torch starts at 2 where it only means that a size of 1 was not traced.
+        str(symbol): (low if (low := _bounded(allowed.lower)) > 2 else 1, _bounded(allowed.upper))
         for symbol, allowed in program.range_constraints.items()
     }
 

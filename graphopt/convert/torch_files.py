@@ -35,6 +35,10 @@ class Kind(enum.Enum):
     PICKLED = "pickled object"
 
 
+_LEGACY_PICKLES = 4
+"""A file of torch.save of old starts with a magic number, a version, the system, the object."""
+
+
 def kind_of(path: Path) -> Kind | None:
     """Tell what a file is; None: nothing that PyTorch writes.
 
@@ -49,7 +53,7 @@ def kind_of(path: Path) -> Kind | None:
                 return _kind_of_archive(archive)
         if start[:1] == _PICKLE:
             with path.open("rb") as file:
-                return Kind.PICKLED if foreign_class(file) else Kind.STATE_DICT
+                return Kind.PICKLED if _legacy_class(file) else Kind.STATE_DICT
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
     except zipfile.BadZipFile as error:
@@ -63,7 +67,7 @@ def pickled_class(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive, archive.open(_pickle_name(archive)) as file:
             return foreign_class(file)
     with path.open("rb") as file:
-        return foreign_class(file)
+        return _legacy_class(file)
 
 
 def foreign_class(file: IO[bytes]) -> str | None:
@@ -87,6 +91,13 @@ def foreign_class(file: IO[bytes]) -> str | None:
                 return f"{module}.{name}"
     except (ValueError, KeyError, EOFError, UnicodeDecodeError):
         return "an unreadable pickle"
+    return None
+
+
+def _legacy_class(file: IO[bytes]) -> str | None:
+    for _ in range(_LEGACY_PICKLES):
+        if found := foreign_class(file):
+            return found
     return None
 
 

@@ -185,7 +185,7 @@ def test_nested_and_keyword_inputs() -> None:
         **{
             first: np.ones((2, 3), np.float32),
             second: np.ones((3, 4), np.float32),
-            scale: np.float32(3),
+            scale: np.array(3, np.float32),
         },
     )
     np.testing.assert_array_equal(y, np.full((2, 4), 10, np.float32))
