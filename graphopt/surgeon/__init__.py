@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
@@ -24,15 +24,12 @@ from graphopt.errors import GraphoptError
 from graphopt.model import scopes
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.surgeon.bridge import Bridge
-from graphopt.surgeon.losses import losses
-
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+from graphopt.surgeon.losses import losses, unsupported
 
 __all__ = ["Surgeon", "refuse_losses", "run_on_graph", "surgeon_pass"]
 
-GraphFunction = Callable[["gs.Graph"], "gs.Graph | None"]
-"""Edits the graph it is given, or returns another one."""
+GraphFunction = Callable[[Any], Any]
+"""Takes a `gs.Graph` and edits it, or returns another one."""
 
 _SHOWN = 3
 
@@ -57,6 +54,7 @@ class Surgeon(Pass):
 
     name: ClassVar[str] = "surgeon"
     effect: ClassVar[Effect] = Effect.LOSSY
+    imports: ClassVar[tuple[str, ...]] = ("function",)
 
     function: str
     exact: bool = False
@@ -112,19 +110,7 @@ def surgeon_pass(
 
 def refuse_losses(model: ir.Model, what: str) -> None:
     """Raise GraphoptError where a round trip through onnx-graphsurgeon changes the model."""
-    copy = model.clone()
-    try:
-        bridge = Bridge(copy)
-        bridge.put_back(bridge.take_out())
-    except GraphoptError:
-        raise
-    except Exception as error:
-        # onnx-graphsurgeon fails in as many ways as there are things it does not know.
-        raise GraphoptError(
-            f"{what} cannot run: onnx-graphsurgeon does not take this model:"
-            f" {type(error).__name__}: {error}"
-        ) from error
-    lost = list(dict.fromkeys(losses(model, copy)))
+    lost = list(unsupported(model)) or _lost_on_trial(model, what)
     if lost:
         more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
         raise GraphoptError(
@@ -132,6 +118,20 @@ def refuse_losses(model: ir.Model, what: str) -> None:
             f" {', '.join(lost[:_SHOWN])}{more}",
             fix="write it as a pass on onnx_ir",
         )
+
+
+def _lost_on_trial(model: ir.Model, what: str) -> list[str]:
+    copy = model.clone()
+    bridge = Bridge(copy)
+    try:
+        bridge.put_back(bridge.take_out())
+    except Exception as error:
+        # onnx-graphsurgeon fails in as many ways as there are things it does not know.
+        raise GraphoptError(
+            f"{what} cannot run: onnx-graphsurgeon does not take this model:"
+            f" {type(error).__name__}: {error}"
+        ) from error
+    return list(dict.fromkeys(losses(model, copy)))
 
 
 def run_on_graph(model: ir.Model, function: Callable[..., object], what: str) -> None:

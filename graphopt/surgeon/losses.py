@@ -8,9 +8,54 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from graphopt.model import scopes
+from graphopt.model.carried import TYPE_KEY, values_of
 from graphopt.model.lossless import differences
 from graphopt.model.serialize import Skeleton, to_skeleton
 from graphopt.surgeon.restore import bodies
+
+_ATTRIBUTES = frozenset(
+    {
+        ir.AttributeType.FLOAT,
+        ir.AttributeType.INT,
+        ir.AttributeType.STRING,
+        ir.AttributeType.TENSOR,
+        ir.AttributeType.GRAPH,
+        ir.AttributeType.FLOATS,
+        ir.AttributeType.INTS,
+        ir.AttributeType.STRINGS,
+    }
+)
+_LISTS = frozenset({ir.AttributeType.FLOATS, ir.AttributeType.INTS, ir.AttributeType.STRINGS})
+
+
+def unsupported(model: ir.Model) -> Iterator[str]:
+    """Name what onnx-graphsurgeon skips, or fails on in words that name nothing."""
+    for function in model.functions.values():
+        if function.overload:
+            yield f"overload {function.overload} of function {function.name}"
+    for scope in scopes(model):
+        for value in values_of(scope.graph):
+            if TYPE_KEY in value.meta or not _is_known(value.type):
+                yield f"type of value {scope.at(value.name)}"
+        for node in scope.graph:
+            at = scope.at(node.name or node.op_type)
+            for attribute in node.attributes.values():
+                if not attribute.is_ref() and not _is_written(attribute):
+                    yield f"attribute {attribute.name} of node {at}"
+
+
+def _is_known(type_: ir.TypeProtocol | None) -> bool:
+    if isinstance(type_, ir.SequenceType):
+        return isinstance(type_.elem_type, ir.TensorType)
+    return type_ is None or isinstance(type_, ir.TensorType | ir.SparseTensorType)
+
+
+def _is_written(attribute: ir.Attr) -> bool:
+    if attribute.type in _LISTS:
+        # Of an empty list the library cannot tell which type it has.
+        return len(attribute.value) > 0
+    return attribute.type in _ATTRIBUTES
 
 
 def losses(before: ir.Model, after: ir.Model) -> Iterator[str]:
