@@ -87,7 +87,9 @@ class RuntimeOptions:
 
         model = load(path, Limits(self.max_bytes, self.max_depth, self.follow_symlinks))
         size = sum(file.stat().st_size for file in (path, *data_files(model, path)))
-        return Subject(str(path), model, size)
+        # ONNX Runtime follows no links out of the folder.
+        readable = None if self.follow_symlinks else path
+        return Subject(str(path), model, size, readable)
 
     def parsed_providers(self) -> tuple[Provider, ...]:
         """Read the providers; one that is named twice counts once."""

@@ -110,7 +110,7 @@ def _open(
     subject: Subject, provider: Provider, samples: Batch, settings: Settings
 ) -> tuple[Session, str | None]:
     session = Session(
-        subject.model,
+        subject.source,
         (provider,),
         title=subject.name,
         threads=settings.threads,

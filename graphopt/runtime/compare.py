@@ -84,6 +84,7 @@ def compare(
     """
     first = Session(reference, providers, title="reference")
     second = Session(candidate, providers, title="candidate")
+    feeds = feeds.for_model(reference if isinstance(reference, ir.Model) else first.inputs)
     return compare_sessions(first, second, feeds, batch=batch, tolerances=tolerances)
 
 
@@ -95,7 +96,7 @@ def compare_sessions(
     batch: int = 32,
     tolerances: Mapping[str, Tolerance] | None = None,
 ) -> tuple[OutputError, ...]:
-    """As `compare`, for sessions that exist."""
+    """As `compare`, for sessions that exist and feeds that are laid out for them."""
     comparison = Comparison(reference, candidate, tolerances=tolerances)
     for samples in feeds.batches(batch):
         comparison.run(samples)

@@ -141,7 +141,7 @@ class Layout:
         return {name: self._finished(name, array) for name, array in batch.items()}
 
     def _finished(self, name: str, array: Array) -> Array:
-        whole = array[0] if name in self.stacked else array
+        whole = np.asarray(array[0]) if name in self.stacked else array
         dtype = self.dtypes.get(name)
         if dtype is None:
             return whole

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,11 +122,20 @@ class _OneOutput(Metric):
     def score(self, outputs: Outputs, labels: Array, like: Outputs) -> float:
         name = next(iter(like.arrays))
         try:
-            return float(self._score(_View(outputs, like, name, labels)))
+            with warnings.catch_warnings():
+                # What scikit-learn and scipy warn of is that the result is nan.
+                warnings.simplefilter("ignore")
+                score = float(self._score(_View(outputs, like, name, labels)))
         except ValueError as error:
             # scikit-learn says so of labels that a metric is not defined for.
             reason = str(error).splitlines()[0]
             raise GraphoptError(f"metric {self.name!r} on output {name!r}: {reason}") from None
+        if math.isnan(score):
+            raise GraphoptError(
+                f"metric {self.name!r} on output {name!r} is not defined: it needs more than one"
+                " value among the labels and among the outputs"
+            )
+        return score
 
     @abstractmethod
     def _score(self, view: _View) -> float:
@@ -133,12 +144,12 @@ class _OneOutput(Metric):
 
 class _Classes(_OneOutput):
     def _score(self, view: _View) -> float:
-        metrics = _sklearn()
         labels, predicted = view.labels_and_classes()
         if self.name == "accuracy":
-            return float(metrics.accuracy_score(labels, predicted))
+            # As scikit-learn defines it; the demo runs without scikit-learn.
+            return float(np.mean(labels == predicted))
         average = self.name.removeprefix("f1-")
-        return float(metrics.f1_score(labels, predicted, average=average, zero_division=0.0))
+        return float(_sklearn().f1_score(labels, predicted, average=average, zero_division=0.0))
 
 
 class _TopK(_OneOutput):

@@ -27,7 +27,7 @@ class Placement:
             bool of at most 64 elements. ONNX Runtime puts them there on purpose, since kernels
             read sizes on the host.
         copies: Nodes that copy between devices, by operator (MemcpyToHost, MemcpyFromHost).
-        strays: Operators of the CPU's other nodes, with their counts.
+        strays: Operators of the CPU's other nodes, with their counts, where others ran elsewhere.
     """
 
     nodes: Mapping[str, int] = field(default_factory=dict)
@@ -78,7 +78,7 @@ def read_profile(file: str) -> Placement:
             shape_nodes += 1
         else:
             strays[operator] += 1
-    return Placement(dict(counts), shape_nodes, dict(copies), dict(strays.most_common()))
+    return Placement(dict(counts), shape_nodes, dict(copies), dict(strays.most_common()) if len(counts) > 1 else {})
 
 
 def _computes_sizes(arguments: Mapping[str, Any]) -> bool:
