@@ -53,13 +53,16 @@ def _with_bodies(scope: Scope) -> Iterator[Scope]:
 def _bodies(scope: Scope) -> Iterator[Scope]:
     for position, node in enumerate(scope.graph):
         for attribute in node.attributes.values():
-            if attribute.is_ref():
+            if attribute.type not in _BODY_TYPES or attribute.is_ref():
                 continue
             for index, body in enumerate(_graphs_of(attribute)):
                 path = f"{node.name or f'{node.op_type}_{position}'}/{attribute.name}"
                 if attribute.type == ir.AttributeType.GRAPHS:
                     path = f"{path}[{index}]"
                 yield Scope(scope.at(path), body, owner=node, function=scope.function)
+
+
+_BODY_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def _graphs_of(attribute: ir.Attr) -> tuple[ir.Graph, ...]:

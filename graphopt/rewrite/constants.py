@@ -33,8 +33,10 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def _tensor_of(attribute: ir.Attr) -> ir.TensorProtocol | None:
-    if attribute.name == "value":
-        return attribute.as_tensor()
+    if attribute.type == ir.AttributeType.TENSOR:
+        # `as_tensor` checks the whole protocol of tensors, which takes longer than all the rest.
+        tensor: ir.TensorProtocol = attribute.value
+        return tensor
     if attribute.name in ("value_string", "value_strings"):
         return _strings(attribute.value)
     dtype = _VALUE_DTYPES.get(attribute.name)
