@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-OURS = "graphopt"
+OURS = ("graphopt", "graphopt-uncapped")
 
 Row = dict[str, Any]
 
@@ -16,15 +16,20 @@ def summarize(rows: Sequence[Row], tools: Sequence[str]) -> Row:
     """Count the models on which each tool leaves the fewest nodes, differs, grows or crashes."""
     per_tool = {tool: _tool_summary(rows, tool) for tool in tools}
     lines = [_tool_line(tool, per_tool[tool], len(rows)) for tool in tools]
-    if OURS in tools:
-        lines += [_speed_line(rows, other) for other in tools if other != OURS]
-        lines += _lost_lines(rows)
+    for ours in OURS:
+        if ours in tools:
+            lines += [_speed_line(rows, ours, other) for other in tools if other not in OURS]
+            lines += _lost_lines(rows, ours)
     return {"tools": per_tool, "lines": lines}
 
 
-def fewest(row: Row) -> int | None:
-    """Return the fewest nodes that any tool left with unchanged outputs."""
-    counts = [result["nodes"] for result in row["tools"].values() if _valid(result)]
+def fewest(row: Row, tool: str) -> int | None:
+    """Return the fewest nodes that a tool or one not of ours left, with unchanged outputs."""
+    counts = [
+        result["nodes"]
+        for other, result in row["tools"].items()
+        if _valid(result) and (other == tool or other not in OURS or tool not in OURS)
+    ]
     return min(counts, default=None)
 
 
@@ -55,7 +60,7 @@ def _tool_summary(rows: Sequence[Row], tool: str) -> Row:
     results = [(row, row["tools"][tool]) for row in rows]
     ran = [(row, result) for row, result in results if "crash" not in result]
     return {
-        "fewest_or_tied": sum(_valid(r) and r["nodes"] == fewest(row) for row, r in ran),
+        "fewest_or_tied": sum(_valid(r) and r["nodes"] == fewest(row, tool) for row, r in ran),
         "changed_outputs": [row["model"] for row, r in ran if not r.get("equal")],
         "grown": [row["model"] for row, r in ran if r["nodes"] > row["nodes"]],
         "crashed": [row["model"] for row, r in results if "crash" in r],
@@ -70,31 +75,33 @@ def _tool_line(tool: str, summary: Row, total: int) -> str:
     )
 
 
-def _speed_line(rows: Sequence[Row], other: str) -> str:
+def _speed_line(rows: Sequence[Row], mine: str, other: str) -> str:
     ratios, memory = [], []
     for row in rows:
-        ours, theirs = row["tools"][OURS], row["tools"][other]
+        ours, theirs = row["tools"][mine], row["tools"][other]
         if "crash" not in ours and "crash" not in theirs:
             ratios.append(ours["seconds"] / theirs["seconds"])
             memory.append(ours["peak_mib"] / theirs["peak_mib"])
     if not ratios:
-        return f"against {other}: nothing to compare"
+        return f"{mine} against {other}: nothing to compare"
     faster = sum(ratio < 1 for ratio in ratios)
     return (
-        f"against {other}: faster on {faster} of {len(ratios)}, median time ratio "
+        f"{mine} against {other}: faster on {faster} of {len(ratios)}, median time ratio "
         f"{statistics.median(ratios):.2f} (worst {max(ratios):.2f}), "
         f"median peak memory ratio {statistics.median(memory):.2f}"
     )
 
 
-def _lost_lines(rows: Sequence[Row]) -> list[str]:
+def _lost_lines(rows: Sequence[Row], mine: str) -> list[str]:
     lines = []
     for row in rows:
-        ours, best = row["tools"][OURS], fewest(row)
+        ours, best = row["tools"][mine], fewest(row, mine)
         if best is not None and (not _valid(ours) or ours["nodes"] > best):
             winners = [t for t, r in row["tools"].items() if _valid(r) and r["nodes"] == best]
             left = ours.get("nodes", "crash")
-            lines.append(f"lost: {row['model']}: {left} nodes, {', '.join(winners)} leave {best}")
+            lines.append(
+                f"{mine} lost: {row['model']}: {left} nodes, {', '.join(winners)} leave {best}"
+            )
     return lines
 
 
@@ -103,7 +110,7 @@ def _cell(row: Row, tool: str) -> str:
     if "crash" in result:
         return "crash"
     nodes = f"{result['nodes']}"
-    if _valid(result) and result["nodes"] == fewest(row):
+    if _valid(result) and result["nodes"] == fewest(row, tool):
         nodes = f"**{nodes}**"
     if result["nodes"] > row["nodes"]:
         nodes += "^"
