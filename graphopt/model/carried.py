@@ -125,7 +125,7 @@ class Aside:
         produced = {name for node in graph.node for name in node.output}
         values = (produced | {tensor.name for tensor in graph.initializer}) - inputs
         # onnx-ir makes a value of a name that a node reads and nobody produces.
-        read = {name for node in graph.node for name in node.input}
+        read = {name for node in graph.node for name in node.input} - inputs
         outputs = {value.name for value in graph.output}
         for info in graph.value_info:
             if info.name in values and info.name not in produced:

@@ -27,6 +27,7 @@ _FIELDS: dict[str, str] = {
     **dict.fromkeys(_INT32, "int32_data"),
 }
 _EXPORT_AGAIN = "export the model again"
+_SHOWN = 80
 _MAX_RANK = 32  # NumPy 1 can hold no more
 
 
@@ -49,12 +50,17 @@ def nbytes(proto: onnx.TensorProto, file: str, limits: Limits) -> int:
     size = -(-elements * bits // 8)
     if size > limits.max_bytes:
         raise GraphoptError(
-            f"the tensor {proto.name!r} of shape {list(proto.dims)} takes {size} bytes, more "
+            f"the tensor {quoted(proto.name)} of shape {list(proto.dims)} takes {size} bytes, more "
             f"than the limit of {limits.max_bytes}",
             file=file,
             fix="raise the limit with --max-bytes if you trust the file",
         )
     return 0 if dtype == ir.DataType.STRING else size
+
+
+def quoted(text: str) -> str:
+    """Quote a name that a file says, shortened where it would not fit a line."""
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
 
 
 def data_type(proto: onnx.TensorProto, file: str) -> ir.DataType:
@@ -82,9 +88,7 @@ def check_inline(proto: onnx.TensorProto, size: int, file: str) -> None:
         raise _refused(proto, file, "has external_data and is not external")
     dtype = data_type(proto, file)
     expected = _FIELDS[dtype.name]
-    filled = [name for name in sorted({*_FIELDS.values()}) if len(getattr(proto, name))]
-    if proto.HasField("raw_data"):
-        filled.append("raw_data")
+    filled = filled_fields(proto)
     if len(filled) > 1 or (filled and filled[0] not in {expected, "raw_data"}):
         raise _refused(proto, file, f"is {dtype.name} and has data in {' and '.join(filled)}")
     if filled == ["raw_data"]:
@@ -100,6 +104,12 @@ def check_inline(proto: onnx.TensorProto, size: int, file: str) -> None:
         )
 
 
+def filled_fields(proto: onnx.TensorProto) -> list[str]:
+    """Return the names of the fields of a tensor that hold data."""
+    filled = [name for name in sorted({*_FIELDS.values()}) if len(getattr(proto, name))]
+    return [*filled, "raw_data"] if proto.HasField("raw_data") else filled
+
+
 def _entries(proto: onnx.TensorProto, dtype: ir.DataType) -> int:
     """How many entries of a typed field a tensor takes."""
     elements = 1
@@ -113,7 +123,7 @@ def _entries(proto: onnx.TensorProto, dtype: ir.DataType) -> int:
 
 
 def _refused(proto: onnx.TensorProto, file: str, cause: str) -> GraphoptError:
-    return GraphoptError(f"the tensor {proto.name!r} {cause}", file=file, fix=_EXPORT_AGAIN)
+    return GraphoptError(f"the tensor {quoted(proto.name)} {cause}", file=file, fix=_EXPORT_AGAIN)
 
 
 Visit = Callable[[onnx.TensorProto], None]

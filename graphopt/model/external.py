@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 
 from graphopt.errors import GraphoptError
+from graphopt.model.contents import quoted
 from graphopt.model.limits import Limits
 from graphopt.model.mapped import MappedFile
 
@@ -44,9 +45,11 @@ def reference(proto: onnx.TensorProto, file: str) -> Reference:
     for entry in proto.external_data:
         if entry.key not in _KEYS:
             known = ", ".join(sorted(_KEYS))
-            raise _refused(proto, file, f"has the unknown external_data key {entry.key!r}", known)
+            raise _refused(
+                proto, file, f"has the unknown external_data key {quoted(entry.key)}", known
+            )
         if entry.key in entries:
-            raise _refused(proto, file, f"has the external_data key {entry.key!r} twice")
+            raise _refused(proto, file, f"has the external_data key {quoted(entry.key)} twice")
         entries[entry.key] = entry.value
     if not entries.get("location"):
         raise _refused(proto, file, "is external and has no location")
@@ -60,7 +63,7 @@ def reference(proto: onnx.TensorProto, file: str) -> Reference:
 
 def _number(proto: onnx.TensorProto, file: str, key: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise _refused(proto, file, f"has the {key} {text[:40]!r}, which is no byte count")
+        raise _refused(proto, file, f"has the {key} {quoted(text)}, which is no byte count")
     return int(text)
 
 
@@ -68,7 +71,7 @@ def _refused(
     proto: onnx.TensorProto, file: str, cause: str, known: str | None = None
 ) -> GraphoptError:
     fix = _EXPORT_AGAIN if known is None else f"only {known} are known: {_EXPORT_AGAIN}"
-    return GraphoptError(f"the tensor {proto.name!r} {cause}", file=file, fix=fix)
+    return GraphoptError(f"the tensor {quoted(proto.name)} {cause}", file=file, fix=fix)
 
 
 class DataFolder:
@@ -100,14 +103,14 @@ class DataFolder:
     def _open(self, proto: onnx.TensorProto, location: str) -> MappedFile:
         if self._folder is None:
             raise GraphoptError(
-                f"the tensor {proto.name!r} is in the file {location!r}, and a stream has no "
+                f"the tensor {quoted(proto.name)} is in {quoted(location)}, and a stream has no "
                 "folder",
                 file=self._model,
                 fix="load the model from its file",
             )
         if self._leaves(location):
             raise _refused(
-                proto, self._model, f"is in {location!r}, which leaves the model's folder"
+                proto, self._model, f"is in {quoted(location)}, which leaves the model's folder"
             )
         path = Path(self._folder) / location
         try:
@@ -116,7 +119,7 @@ class DataFolder:
         except OSError as error:
             reason = error.strerror or "cannot be opened"
             raise GraphoptError(
-                f"the tensor {proto.name!r} is in {location!r}: {reason}",
+                f"the tensor {quoted(proto.name)} is in {quoted(location)}: {reason}",
                 file=self._model,
                 fix="put the data file where the model expects it",
             ) from error
@@ -135,7 +138,9 @@ class DataFolder:
         self, proto: onnx.TensorProto, location: str, path: Path, status: os.stat_result
     ) -> None:
         if not stat.S_ISREG(status.st_mode):
-            raise _refused(proto, self._model, f"is in {location!r}, which is no regular file")
+            raise _refused(
+                proto, self._model, f"is in {quoted(location)}, which is no regular file"
+            )
         if self._limits.follow_symlinks:
             return
         cause = None
@@ -148,7 +153,7 @@ class DataFolder:
             cause = "a hard link to a file elsewhere"
         if cause is not None:
             raise GraphoptError(
-                f"the tensor {proto.name!r} is in {location!r}, {cause}",
+                f"the tensor {quoted(proto.name)} is in {quoted(location)}, {cause}",
                 file=self._model,
                 fix="copy the data file into the folder, or allow links with --follow-symlinks",
             )
@@ -170,8 +175,8 @@ def check_range(
         )
     if place.offset + nbytes > file.size:
         raise GraphoptError(
-            f"the tensor {proto.name!r} ends at byte {place.offset + nbytes} of "
-            f"{place.location!r}, which has {file.size}",
+            f"the tensor {quoted(proto.name)} ends at byte {place.offset + nbytes} of "
+            f"{quoted(place.location)}, which has {file.size}",
             file=model,
             fix="fetch the data file again, whole",
         )

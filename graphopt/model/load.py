@@ -19,7 +19,14 @@ from google.protobuf.message import DecodeError
 from graphopt.errors import GraphoptError
 from graphopt.model import wire
 from graphopt.model.carried import EXTRAS_KEY, Aside, Extras, move_tags_to_meta
-from graphopt.model.contents import check_inline, data_type, nbytes, visit_tensors
+from graphopt.model.contents import (
+    check_inline,
+    data_type,
+    filled_fields,
+    nbytes,
+    quoted,
+    visit_tensors,
+)
 from graphopt.model.external import DataFolder, check_range, reference
 from graphopt.model.limits import Limits
 from graphopt.model.lossless import differences
@@ -35,6 +42,7 @@ _INLINE = 4096
 """Inline data of this many bytes and more are left in the file and mapped."""
 
 _MESSAGES_PER_BODY = 3
+_OPSETS_SINCE = 3  # the IR version from which on a model must import opsets
 _EXPORT_AGAIN = "export the model again"
 
 
@@ -143,6 +151,8 @@ class _Loader:
         size = proto.ByteSize()
         if not proto.ir_version or not proto.HasField("graph"):
             raise self._no_model("it has no IR version or no graph")
+        if proto.ir_version >= _OPSETS_SINCE and not proto.opset_import:
+            raise self._no_model("it names no opset")
         proto.DiscardUnknownFields()
         if proto.ByteSize() != size:
             raise GraphoptError(
@@ -168,7 +178,7 @@ class _Loader:
         def visit(tensor: onnx.TensorProto) -> None:
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 raise GraphoptError(
-                    f"its training_info has external data ({tensor.name!r}), which graphopt "
+                    f"its training_info has external data ({quoted(tensor.name)}), which graphopt "
                     "cannot carry",
                     file=self.name,
                     fix="remove training_info, or store its tensors inside",
@@ -182,10 +192,16 @@ class _Loader:
         if proto.data_location != onnx.TensorProto.EXTERNAL:
             check_inline(proto, size, self.name)
             return
+        if filled_fields(proto):
+            raise GraphoptError(
+                f"the tensor {quoted(proto.name)} is external and has data inside",
+                file=self.name,
+                fix=_EXPORT_AGAIN,
+            )
         where = reference(proto, self.name)
         if data_type(proto, self.name) == ir.DataType.STRING:
             raise GraphoptError(
-                f"the tensor {proto.name!r} has strings as external data",
+                f"the tensor {quoted(proto.name)} has strings as external data",
                 file=self.name,
                 fix=_EXPORT_AGAIN,
             )

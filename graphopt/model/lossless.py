@@ -16,6 +16,7 @@ _UNORDERED = {
     "quant_parameter_tensor_names": "key",
     "sparse_initializer": "",
 }
+_ABSENT_WHEN_EMPTY = frozenset({"g", "tp"})
 _DEFAULT_DOMAIN = "ai.onnx"
 
 
@@ -39,10 +40,16 @@ def _message(before: Message, after: Message, path: str) -> Iterator[str]:
     left, right = _fields(before), _fields(after)
     for name in sorted({*left, *right}):
         where = f"{path}.{name}" if path else name
-        if name not in left or name not in right:
-            yield where
+        one, other = left.get(name), right.get(name)
+        if name in _ABSENT_WHEN_EMPTY:
+            present = other if one is None else one
+            one, other = one or type(present)(), other or type(present)()
+        if one is None or other is None:
+            # The first IR versions say the type of an attribute by the field they fill.
+            if name != "type" or not isinstance(before, onnx.AttributeProto):
+                yield where
         else:
-            yield from _field(name, left[name], right[name], where)
+            yield from _field(name, one, other, where)
 
 
 def _fields(message: Message) -> dict[str, Any]:

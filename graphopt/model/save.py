@@ -117,6 +117,7 @@ class _Save:
         self._skeleton = skeleton
         self._mode = mode_of(target)
         self._located: list[onnx.TensorProto] = []
+        self._written: frozenset[Path] = frozenset()
 
     def run(self, external_data: bool | None) -> Saved:
         total = sum(tensor.nbytes for tensor in self._skeleton.tensors)
@@ -124,7 +125,7 @@ class _Save:
         before = datafiles.mentioned(self._target)
         indices = list(external_indices(self._skeleton)) if external else []
         data = self._save(indices)
-        for stale in datafiles.unused(self._target, before - {data}):
+        for stale in datafiles.unused(self._target, (before | self._written) - {data}):
             stale.unlink(missing_ok=True)
         files = () if data is None else (data,)
         size = sum(path.stat().st_size for path in (self._target, *files))
@@ -174,12 +175,15 @@ class _Save:
                 file.seek(layout.offsets[index])
                 write_tensor(self._skeleton.tensors[index], file)
             path = datafiles.fresh(self._target)
-            file.publish(path)
-        try:
-            self._publish_model(path.name)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+            self._written = frozenset({path})
+            try:
+                file.publish(path)
+                self._publish_model(path.name)
+            except BaseException:
+                # The model file may have its name already: its folder could not be flushed.
+                if datafiles.unused(self._target, self._written):
+                    path.unlink(missing_ok=True)
+                raise
         return self._settled(path)
 
     def _settled(self, path: Path) -> Path:
@@ -195,8 +199,7 @@ class _Save:
             self._publish_model(wanted.name)
         except OSError:
             # No hard links here, or no space: the model that stands there is whole as it is.
-            return path
-        path.unlink()
+            return wanted if datafiles.mentions(self._target, wanted.name) else path
         return wanted
 
     def _publish_model(self, location: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -48,16 +49,18 @@ class StoredTensor(ABC):
         self.doc_string = doc_string
         self.metadata_props: MutableMapping[str, str] = metadata_props or {}
         self.meta: MutableMapping[str, Any] = {}
+        self._size = math.prod(shape.numpy())
+        self._nbytes = -(-self._size * dtype.bitwidth // 8)
 
     @property
     def size(self) -> int:
         """The number of elements."""
-        return int(np.prod(self.shape.numpy(), dtype=object))
+        return self._size
 
     @property
     def nbytes(self) -> int:
         """The number of bytes of the dense tensor."""
-        return -(-self.size * self.dtype.bitwidth // 8)
+        return self._nbytes
 
     @abstractmethod
     def numpy(self) -> Array:
