@@ -99,12 +99,12 @@ def surgeon_pass(
         GraphoptError: A name that cannot be imported.
     """
     if isinstance(spec, str):
-        import_callable(spec)
-        return Surgeon(name or spec, exact=exact, changes_interface=changes_interface)
-    if name is None:
-        name = f"{spec.__module__}:{getattr(spec, '__qualname__', type(spec).__qualname__)}"
-    made = Surgeon(name, exact=exact, changes_interface=changes_interface)
-    object.__setattr__(made, "_given", spec)
+        function, default = import_callable(spec), spec
+    else:
+        function = spec
+        default = f"{spec.__module__}:{getattr(spec, '__qualname__', type(spec).__qualname__)}"
+    made = Surgeon(name or default, exact=exact, changes_interface=changes_interface)
+    object.__setattr__(made, "_given", function)
     return made
 
 

@@ -331,6 +331,12 @@ def test_decorator_makes_a_pass_of_a_local_function() -> None:
     assert len(called) == 1
 
 
+def test_pass_can_be_called_otherwise() -> None:
+    step = surgeon_pass("edits:double_w", name="double")
+    assert step.function == "double"
+    assert apply(step, text_model("shared_weights"))[0].why.startswith("double was asked for")
+
+
 def test_library_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     model = text_model("nested_if")
     run_on_graph(model, lambda graph: None, "f")

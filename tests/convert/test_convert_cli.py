@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def graphopt(*arguments: str, cwd: Path = HERE) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "graphopt", "convert", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_result_is_shown_and_written(tmp_path: Path) -> None:
+    out, report = tmp_path / "mlp.onnx", tmp_path / "mlp.json"
+    done = graphopt(
+        "networks:mlp", "-o", str(out), "--output-name", "logits", "--opset", "18",
+        "--dynamic-shapes", "features[rows, 6]", "--json", str(report),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "opset 18" in done.stdout
+    assert "input features: FLOAT[rows, 6]" in done.stdout
+    assert "rows=1" in done.stdout
+    model = onnx.load(out)
+    onnx.checker.check_model(model, full_check=True)
+    assert [value.name for value in model.graph.output] == ["logits"]
+    content = json.loads(report.read_text())
+    assert content["bytes"] == out.stat().st_size
+    assert content["opsets"] == {"": 18}
+    assert content["inputs"] == [{"name": "features", "dtype": "FLOAT", "shape": ["rows", 6]}]
+    assert [entry["sizes"] for entry in content["parity"]] == [
+        {"rows": 3},
+        {"rows": 4},
+        {"rows": 1},
+    ]
+    assert all(entry["max_abs"] <= entry["bound"] for entry in content["parity"])
+
+
+def test_json_stream_is_only_json_and_notes_go_to_stderr(tmp_path: Path) -> None:
+    done = graphopt("networks:fixed_batch", "-o", str(tmp_path / "fixed.onnx"), "--json", "-")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["notes"] == [done.stderr.removeprefix("graphopt: ").strip()]
+    assert "axis 0 of x stays 2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["networks:noisy"], 1, "differs from the source framework"),
+        (["networks:absent"], 2, "networks has no absent"),
+        (["missing.pt2"], 2, "missing.pt2: no such file"),
+        (["networks:mlp", "--from", "keras"], 2, "choose from torch"),
+        (["networks:mlp", "--dynamic-shapes", "features"], 2, "is not the shape of an input"),
+        (["networks:recurrent", "--dynamic-shapes", "steps[b, t, 4]"], 2, "torch.export fails"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_failure_is_one_line_and_leaves_what_was_there(
+    tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"before")
+    done = graphopt(*arguments, "-o", str(out))
+    assert done.returncode == code
+    assert message in done.stderr
+    assert done.stderr.startswith("graphopt: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert out.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_tolerance_allows_a_difference(tmp_path: Path) -> None:
+    done = graphopt("networks:noisy", "-o", str(tmp_path / "noisy.onnx"), "--atol", "1")
+    assert done.returncode == 0
+    assert (tmp_path / "noisy.onnx").exists()
