@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -224,7 +224,7 @@ class Threshold(Pass):
 
     def _decisions(self, prepare: Sequence[Callable[[], Scored]]) -> Iterator[Decision]:
         if self.sparsity is not None and self._scope == "global":
-            yield from self._select([one() for one in prepare], self.sparsity)
+            yield from self._select((one() for one in prepare), self.sparsity)
             return
         if self.std is not None and self._scope == "global":
             scores = [one() for one in prepare]
@@ -247,22 +247,20 @@ class Threshold(Pass):
     def _units(self, score: Scored) -> Units:
         return Elements(score) if self.block is None else Blocks(score, *self.block)
 
-    def _select(self, scores: Sequence[Scored], sparsity: float) -> Iterator[Decision]:
-        units = [self._units(score) for score in scores]
-        k = round(sparsity * sum(part.size for part in units))
+    def _select(self, scores: Iterable[Scored], sparsity: float) -> Iterator[Decision]:
         finish = tail_shares if self._score in _LAMP else plain
-        for score, part, cut in zip(scores, units, select(units, k, finish), strict=True):
-            if self.block is None:
-                yield cut_elements(score, part, cut)
+        for units, cut in select((self._units(score) for score in scores), sparsity, finish):
+            if isinstance(units, Elements):
+                yield cut_elements(units, cut)
             else:
-                yield _counted_cut(score, part, cut, None)
+                yield _counted_cut(units, cut, None)
 
     def _below(self, score: Scored, threshold: float) -> Decision:
         # Compared in the type of the scores: 0.1 is to keep what was stored as 0.1.
         typed = float(score.source.real_dtype.type(threshold))
         cut = Cut(typed, 0, 0)
         shown = None if self.block is not None else score.magnitude_of(typed)
-        return _counted_cut(score, self._units(score), cut, shown)
+        return _counted_cut(self._units(score), cut, shown)
 
     def _by_rows(self, score: Scored) -> Decision:
         source, sparsity = score.source, self.sparsity
@@ -306,5 +304,5 @@ def _scored(weight: Weight, score: Score) -> Scored:
     return scored(Source(weight), score)
 
 
-def _counted_cut(score: Scored, units: Units, cut: Cut, threshold: float | None) -> Decision:
-    return counted(score.source, lambda: units.masks(cut), threshold)
+def _counted_cut(units: Units, cut: Cut, threshold: float | None) -> Decision:
+    return counted(units.scored.source, lambda: units.masks(cut), threshold)

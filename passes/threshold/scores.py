@@ -20,10 +20,14 @@ class Scored:
     Args:
         source: The weight.
         factor: Not negative; broadcasts against the weight. None: scores are magnitudes.
+        square_sum: The sum of the squares of all scores, where it is known.
     """
 
-    def __init__(self, source: Source, factor: Array | None = None) -> None:
+    def __init__(
+        self, source: Source, factor: Array | None = None, square_sum: float | None = None
+    ) -> None:
         self.source = source
+        self.square_sum = square_sum
         self.factor = factor
         if factor is not None:
             # Beyond the largest number lies inf, and 0 * inf is no score.
@@ -38,7 +42,12 @@ class Scored:
         return scores
 
     def sample(self, count: int) -> Array:
-        """Return the scores of about `count` elements at random places."""
+        """Return the scores of about `count` elements at random places.
+
+        A weight that was not read yet is read whole first, and checked: in order, which a disk
+        does a hundred times as fast as at random places.
+        """
+        self.source.verify()
         scores, indices = self.source.sample(count)
         return scores if self.factor is None else scores * picked(self.factor, indices)
 
@@ -53,7 +62,7 @@ def scored(source: Source, score: Score) -> Scored:
 
     With w a weight, W its layer and W_c its output channel (all it is summed over):
 
-    - magnitude, lamp: |w|
+    - magnitude, lamp: |w| (lamp with the sum of squares)
     - layer_normalized: |w| / ||W||_2
     - channel_normalized: |w| / ||W_c||_2
     - balanced_lamp: |w| / sqrt(rms(W_c))
@@ -63,7 +72,7 @@ def scored(source: Source, score: Score) -> Scored:
     Raises:
         GraphoptError: The weight holds NaN or infinity, or its norm overflows.
     """
-    if score in ("magnitude", "lamp"):
+    if score == "magnitude":
         return Scored(source)
     squares = channel_squares(source)
     if not np.isfinite(squares).all():
@@ -71,12 +80,16 @@ def scored(source: Source, score: Score) -> Scored:
             f"the norm of weight {source.at!r} overflows",
             fix=f"keep the weight out: exclude={source.at!r}",
         )
+    if score == "lamp":
+        return Scored(source, square_sum=float(squares.sum()))
     if score == "layer_normalized":
         return Scored(source, _inverse(np.sqrt(squares.sum(keepdims=True))))
     if score == "channel_normalized":
         return Scored(source, _inverse(np.sqrt(_spread(squares, source))))
     fan_in = source.size / max(1, squares.size)
-    return Scored(source, _inverse(np.sqrt(np.sqrt(_spread(squares, source) / fan_in))))
+    factor = _inverse(np.sqrt(np.sqrt(squares / fan_in)))
+    square_sum = float((squares * np.square(factor)).sum())
+    return Scored(source, _spread(factor, source), square_sum)
 
 
 def _inverse(norms: Array) -> Array:
@@ -98,6 +111,7 @@ def channel_squares(source: Source) -> Array:
     stored = source.stored()
     for where in contiguous(source.shape):
         total[within(total, where)] += _squares(source.magnitudes(stored, where), summed)
+    source.verified = True
     if grouped is None:
         return total
     runs = total.shape[grouped] // axes.groups

@@ -9,9 +9,9 @@ read again with a wider one. This is Floyd and Rivest's SELECT (CACM 18, 1975) o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from passes.threshold.source import Array
 
 _WHOLE = 1 << 22
 """Up to so many scores are simply kept, all of them."""
-_SAMPLE = 1 << 13
+_SAMPLE = 1 << 12
 """At most so many scores of one weight are looked at to place its bracket."""
 _LOOK = 1 << 20
 """About so many scores of all weights are looked at to guess the threshold."""
@@ -32,11 +32,18 @@ class Part(Protocol):
     def size(self) -> int:
         """The number of scores."""
 
+    @property
+    def square_sum(self) -> float | None:
+        """The sum of the squares of all scores, where it is known."""
+
     def stream(self) -> Iterator[Array]:
         """Yield all scores in order, one-dimensional."""
 
     def sample(self, count: int) -> Array:
         """Return about `count` scores at random places."""
+
+
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -128,30 +135,37 @@ def tail_shares(values: Array, counts: Array | None, squares_above: float) -> Ar
     weighted = squares if counts is None else squares * counts
     tails = squares_above + np.cumsum(weighted[::-1])[::-1]
     if counts is None and values.size:
-        first = np.searchsorted(values, values, side="left")
-        tails = tails[first]
+        begins = np.concatenate(([True], values[1:] != values[:-1]))
+        tails = tails[np.maximum.accumulate(np.where(begins, np.arange(values.size), 0))]
     return np.divide(squares, tails, out=np.zeros_like(squares), where=tails > 0)
 
 
-def select(parts: Sequence[Part], k: int, finish: Finish = plain) -> list[Cut]:
-    """Find the cuts that zero exactly the k smallest scores of all parts together.
+def select(parts: Iterable[P], sparsity: float, finish: Finish = plain) -> list[tuple[P, Cut]]:
+    """Find the cuts that zero exactly k scores of all n together, the smallest.
 
-    Ties go to zero in order: the earlier weight first, in it the earlier element.
+    k is `sparsity` times n, rounded to the nearest integer (a half to the even one). Ties go to
+    zero in order: the earlier weight first, in it the earlier element.
 
     Args:
-        parts: What to select from.
-        k: How many to zero, 0 <= k <= the number of all scores.
+        parts: What to select from. Each is sampled when it comes, while it is in the page cache.
+        sparsity: From 0 to 1.
         finish: Turns the scores of a part into what is compared; must not fall as they rise.
 
     Returns:
-        One cut per part.
+        The parts, each with its cut.
     """
+    ranges = _Ranges(parts, sparsity, finish)
+    return list(zip(ranges.parts, _cuts_of(ranges, sparsity, finish), strict=True))
+
+
+def _cuts_of(ranges: _Ranges[P], sparsity: float, finish: Finish) -> list[Cut]:
+    parts = ranges.parts
     total = sum(part.size for part in parts)
+    k = round(sparsity * total)
     if k == 0:
         return [Cut(0.0, 0, 0) for _ in parts]
     if k == total:
         return [Cut(math.inf, 0, part.size) for part in parts]
-    ranges = _Ranges(parts, k / total, finish)
     brackets = [_read(part, *ranges.of(index), finish) for index, part in enumerate(parts)]
     while True:
         threshold = _threshold(brackets, k)
@@ -163,71 +177,70 @@ def select(parts: Sequence[Part], k: int, finish: Finish = plain) -> list[Cut]:
             brackets[index] = _read(parts[index], *ranges.of(index), finish)
 
 
-class _Ranges:
+class _Ranges(Generic[P]):
     """Between which scores each part will be cut, guessed from samples."""
 
-    def __init__(self, parts: Sequence[Part], share: float, finish: Finish) -> None:
-        self._widths = [1] * len(parts)
+    def __init__(self, parts: Iterable[P], share: float, finish: Finish) -> None:
+        self.parts: list[P] = []
+        self._share = share
+        self._finish = finish
         self._samples: list[Array] = []
-        total = sum(part.size for part in parts)
+        for part in parts:
+            self.parts.append(part)
+            self._samples.append(np.sort(part.sample(min(_SAMPLE, max(256, part.size // 32)))))
+        self._widths = [1] * len(self.parts)
+        total = sum(part.size for part in self.parts)
         if total <= _WHOLE:
+            self._samples = []
             return
-        samples = [np.sort(part.sample(_sample_size(part.size))) for part in parts]
-        finals = [
-            finish(sample, np.full(sample.size, part.size / max(1, sample.size)), 0.0)
-            for sample, part in zip(samples, parts, strict=True)
-        ]
-        look = max(1, total // _LOOK)
-        looked, threshold = _weighted_quantile(finals, [p.size for p in parts], share, look)
-        if finish is plain:
-            # One threshold for all: one sample for all, and few scores to keep.
-            self._samples = [looked] * len(parts)
-            self._shares = [share] * len(parts)
-        else:
-            self._samples = samples
-            self._shares = [float(np.mean(final < threshold)) for final in finals]
+        step = max(1, total // _LOOK)
+        looked, weights = [], []
+        for part, sample in zip(self.parts, self._samples, strict=True):
+            thinned = self._compared(sample, part)[:: max(1, sample.size * step // part.size)]
+            looked.append(thinned)
+            weights.append(np.full(thinned.size, part.size / thinned.size))
+        scores, weight = np.concatenate(looked), np.concatenate(weights)
+        order = np.argsort(scores, kind="stable")
+        self._looked, self._reached = scores[order], np.cumsum(weight[order])
+
+    def _compared(self, sample: Array, part: Part) -> Array:
+        """Return what a sorted sample compares as, each element standing for many."""
+        squares = float(np.sum(np.square(sample, dtype=np.float64)))
+        stands_for = part.size / sample.size
+        if part.square_sum is not None and squares > 0:
+            stands_for = part.square_sum / squares
+        return self._finish(sample, np.full(sample.size, stands_for), 0.0)
 
     def of(self, index: int) -> tuple[float, float]:
-        """Bracket the cut of one part, by eight times the standard error of a sampled share."""
-        if not self._samples or self._samples[index].size == 0:
+        """Bracket the cut of one part."""
+        if not self._samples:
             return -math.inf, math.inf
-        sample, share = self._samples[index], self._shares[index]
-        error = math.sqrt(max(share * (1 - share), 1 / sample.size) / sample.size)
-        margin = 4 * self._widths[index] * error
-        low, high = share - margin, share + margin
+        # Eight times the standard error of a share: neighbours in a sample are alike.
+        share, size, width = self._share, self._looked.size, self._widths[index]
+        margin = 8 * width * math.sqrt(max(share * (1 - share), 1 / size) / size)
+        low, high = self._quantile(share - margin), self._quantile(share + margin)
+        if self._finish is plain:
+            return low, high
+        sample = self._samples[index]
+        finals = self._compared(sample, self.parts[index])
+        first = int(np.searchsorted(finals, low, side="left")) - 1
+        last = int(np.searchsorted(finals, high, side="right"))
+        # How far a sampled tail of squares may be off, as a share of the score.
+        apart = width / math.sqrt(sample.size)
         return (
-            -math.inf if low <= 0 else float(sample[int(low * sample.size)]),
-            math.inf if high >= 1 else float(sample[int(high * sample.size)]),
+            -math.inf if first < 0 else float(sample[first]) * (1 - apart),
+            math.inf if last == sample.size else float(sample[last]) * (1 + apart),
         )
+
+    def _quantile(self, share: float) -> float:
+        if not 0 < share < 1:
+            return math.copysign(math.inf, share - 0.5)
+        index = int(np.searchsorted(self._reached, share * self._reached[-1]))
+        return float(self._looked[min(index, self._looked.size - 1)])
 
     def widen(self, index: int) -> None:
         """Make the bracket of a part four times as wide."""
         self._widths[index] *= 4
-
-
-def _sample_size(size: int) -> int:
-    return min(_SAMPLE, max(256, size // 32))
-
-
-def _weighted_quantile(
-    finals: Sequence[Array], sizes: Sequence[int], share: float, step: int
-) -> tuple[Array, float]:
-    """Return a thinned sample of all scores, sorted, and its quantile."""
-    thinned = [
-        final[:: max(1, final.size * step // max(1, size))]
-        for final, size in zip(finals, sizes, strict=True)
-    ]
-    weights = np.concatenate(
-        [
-            np.full(part.size, size / max(1, part.size))
-            for part, size in zip(thinned, sizes, strict=True)
-        ]
-    )
-    scores = np.concatenate(thinned)
-    order = np.argsort(scores, kind="stable")
-    scores, reached = scores[order], np.cumsum(weights[order])
-    index = int(np.searchsorted(reached, share * reached[-1]))
-    return scores, float(scores[min(index, scores.size - 1)])
 
 
 def _read(part: Part, low: float, high: float, finish: Finish) -> _Bracket:

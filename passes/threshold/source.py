@@ -34,6 +34,7 @@ class Source:
         shape: Its shape.
         axes: How the first layer that reads it does.
         real_dtype: The type that magnitudes are computed in.
+        verified: Whether all elements were seen and none was NaN or infinite.
     """
 
     def __init__(self, weight: Weight) -> None:
@@ -47,6 +48,7 @@ class Source:
         self.real_dtype = np.dtype(
             np.float64 if self.tensor.dtype == ir.DataType.DOUBLE else np.float32
         )
+        self.verified = False
         self._scale: Array | None = None
         self._zero: Array | None = None
         if weight.quantization is not None:
@@ -89,12 +91,25 @@ class Source:
         """
         magnitudes = np.asarray(np.abs(self.real(stored, where)))
         # The maximum of anything with NaN is NaN.
-        if magnitudes.size and not math.isfinite(magnitudes.max()):
+        if not self.verified and magnitudes.size and not math.isfinite(magnitudes.max()):
             raise GraphoptError(
                 f"weight {self.at!r} holds NaN or infinity",
                 fix=f"repair the model, or keep the weight out: exclude={self.at!r}",
             )
         return magnitudes
+
+    def verify(self) -> None:
+        """Read all elements once.
+
+        Raises:
+            GraphoptError: A value is NaN or infinite.
+        """
+        if self.verified:
+            return
+        stored = self.stored()
+        for where in contiguous(self.shape):
+            self.magnitudes(stored, where)
+        self.verified = True
 
     def _dequantized(self, stored: Array, zero: Array | None, scale: Array | None) -> Array:
         if scale is None:
@@ -114,7 +129,7 @@ class Source:
             return np.asarray(np.multiply(bits, keep, dtype=bits.dtype)).view(block.dtype)
         zero = np.ascontiguousarray(self._zero[within(self._zero, where)]).view(bits.dtype)
         flipped = np.asarray(np.multiply(bits ^ zero, keep, dtype=bits.dtype))
-        return np.bitwise_xor(flipped, zero).view(block.dtype)
+        return np.asarray(np.bitwise_xor(flipped, zero)).view(block.dtype)
 
     def sample(self, count: int) -> tuple[Array, Indices]:
         """Pick about `count` elements, in short runs at seeded random places.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -14,12 +15,17 @@ from passes.threshold.selection import Cut, Part
 from passes.threshold.source import Array, Where, contiguous
 
 
-class Units(Part):
-    """Scores that are selected from, and the way back to a mask."""
+class Units(Part, Protocol):
+    """Scores that are selected from, and the way back to a mask.
+
+    Attributes:
+        scored: The weight and the scores of its elements.
+    """
+
+    scored: Scored
 
     def masks(self, cut: Cut) -> Iterator[tuple[Where, Array]]:
         """Yield blocks of the weight and which of their elements stay."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,11 @@ class Elements(Units):
     def size(self) -> int:
         """The number of elements."""
         return self.scored.source.size
+
+    @property
+    def square_sum(self) -> float | None:
+        """The sum of the squares of all scores, where it is known."""
+        return self.scored.square_sum
 
     def stream(self) -> Iterator[Array]:
         """Yield all scores in order, one-dimensional."""
@@ -87,6 +98,11 @@ class Blocks(Units):
         """The number of blocks."""
         batch, output, fan_in = self._layout().sizes
         return batch * -(-output // self.rows) * -(-fan_in // self.columns)
+
+    @property
+    def square_sum(self) -> float | None:
+        """Not known: blocks at the edges hold fewer elements."""
+        return None
 
     def _scores(self) -> Iterator[tuple[Where, Array, Array]]:
         layout = self._layout()
