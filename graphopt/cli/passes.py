@@ -79,19 +79,17 @@ def _one(registry: Registry, name: str) -> _Record:
 
 
 def _parameters(found: type[Pass]) -> list[dict[str, str]]:
-    from graphopt.pipeline.parameters import ParameterError, describe, hints
+    from graphopt.pipeline.parameters import ParameterError, describe, hint_of
     from graphopt.pipeline.syntax import default_of, parameters
 
-    try:
-        annotations = hints(found)
-    except ParameterError as error:
-        raise GraphoptError(f"pass {found.name!r} {error}") from error
     rows = []
     for field in parameters(found):
-        shown = _default(default_of(field))
-        rows.append(
-            {"name": field.name, "type": describe(annotations[field.name]), "default": shown}
-        )
+        try:
+            kind = describe(hint_of(found, field))
+        except ParameterError:
+            # An annotation that only a type checker can resolve is shown as it was written.
+            kind = str(field.type)
+        rows.append({"name": field.name, "type": kind, "default": _default(default_of(field))})
     return rows
 
 

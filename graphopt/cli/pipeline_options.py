@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from graphopt.errors import GraphoptError
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -26,7 +28,8 @@ _OPTIONS = (
         "functions",
         multiple=True,
         metavar="MODULE:FUNCTION",
-        help="A function of an onnx_graphsurgeon graph, as a pass behind the pipeline; repeatable.",
+        help="A function of an onnx_graphsurgeon graph, as a pass behind the pipeline; repeatable. "
+        "Where a recipe or a reproducer is replayed: code that it may import.",
     ),
     click.option(
         "--data",
@@ -104,6 +107,30 @@ class PipelineOptions:
 
         written = parse(text) if text is not None else ()
         return (*written, *self.function_passes())
+
+    def replayed(self, text: str, source: Path) -> tuple[Pass, ...]:
+        """Read a pipeline that a file holds; it may import no code but what was asked for.
+
+        Args:
+            text: The pipeline.
+            source: The file.
+
+        Raises:
+            GraphoptError: It is no pipeline, or imports other code.
+        """
+        from graphopt.pipeline.reproducer import code_of
+        from graphopt.pipeline.syntax import parse
+
+        passes = parse(text)
+        for work in passes:
+            for code in code_of(work):
+                if code not in self.functions:
+                    raise GraphoptError(
+                        f"its pipeline imports {code}",
+                        file=source,
+                        fix=f"if you trust that code, allow it: --pass {code}",
+                    )
+        return passes
 
     def function_passes(self) -> tuple[Pass, ...]:
         """Make a pass of each function asked for."""

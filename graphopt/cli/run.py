@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
+from graphopt.cli.run_recipes import Stage, note_recipe, recipe_stages
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from graphopt.model import Saved
-    from graphopt.pipeline.contract import Context, Pass
+    from graphopt.pipeline.contract import Context
     from graphopt.pipeline.instrument import Instrument
-    from graphopt.pipeline.recipe import Recipe
+    from graphopt.pipeline.reproducer import Reproducer
     from graphopt.pipeline.result import RunResult
     from graphopt.report.histogram import WeightHistograms
 
@@ -127,16 +128,6 @@ class _Settings:
     sparse_storage: bool
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """Passes that run with one seed and one limit; a recipe may have several stages."""
-
-    passes: Sequence[Pass]
-    seed: int
-    limit: int | None = None
-    source_sha256: str | None = None
-
-
 @dataclass
 class _Job:
     """One call of `graphopt run`."""
@@ -145,7 +136,7 @@ class _Job:
     output: Path | None
     options: PipelineOptions
     settings: _Settings
-    _replayed: bool = field(default=False, init=False)
+    _replay: Reproducer | None = field(default=None, init=False)
     _histograms: WeightHistograms | None = field(default=None, init=False)
 
     def do(self) -> None:
@@ -166,74 +157,44 @@ class _Job:
             return
         from graphopt.pipeline.reproducer import read_reproducer
 
-        found = read_reproducer(self.path)
+        found = self._replay = read_reproducer(self.path)
         given = self.options
         self.path = found.model
         self.options = replace(
             given,
-            # A pass that is code of the user's own comes by --pass, never from the folder.
-            pipeline=given.pipeline or (None if given.functions else found.pipeline),
             data=given.data or (None if found.feeds is None else str(found.feeds)),
             seed=found.seed if given.seed is None else given.seed,
             providers=given.providers or found.providers,
         )
-        self._replayed = True
 
     def _check_usage(self) -> None:
         options, settings = self.options, self.settings
-        if self.output is None and not (self._replayed or settings.dry_run):
+        if self.output is None and self._replay is None and not settings.dry_run:
             raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
         if self.output is not None and not self.output.absolute().parent.is_dir():
             raise GraphoptError("its folder is not there", file=self.output, fix="make it first")
-        asked = options.pipeline is not None or bool(options.functions)
-        if settings.recipe_from is None and not asked:
+        replays = self._replay is not None or settings.recipe_from is not None
+        if not (options.pipeline is not None or options.functions or replays):
             raise GraphoptError(
                 "there is no pipeline", fix="give -p PIPELINE, --pass or --recipe-from"
             )
-        if settings.recipe_from is not None and (asked or settings.limit is not None):
-            raise GraphoptError(
-                "--recipe-from says what runs", fix="leave out -p, --pass and --limit"
-            )
+        if settings.recipe_from is not None and (
+            options.pipeline is not None or settings.limit is not None
+        ):
+            raise GraphoptError("--recipe-from says what runs", fix="leave out -p and --limit")
         if settings.guard_max_drop is not None and settings.guard_metric is None:
             raise GraphoptError("--guard-max-drop is of no metric", fix="give --guard-metric")
 
-    def _stages(self, model: ir.Model) -> list[_Stage]:
+    def _stages(self, model: ir.Model) -> list[Stage]:
         if self.settings.recipe_from is not None:
-            return self._recipe_stages(model, self.settings.recipe_from)
-        passes = self.options.passes(self.options.pipeline)
-        return [_Stage(passes, self.options.seed or 0, self.settings.limit)]
+            return recipe_stages(self.options, self.path, model, self.settings.recipe_from)
+        if self._replay is not None and self.options.pipeline is None:
+            passes = self.options.replayed(self._replay.pipeline, self.path)
+        else:
+            passes = self.options.passes(self.options.pipeline)
+        return [Stage(passes, self.options.seed or 0, self.settings.limit)]
 
-    def _recipe_stages(self, model: ir.Model, source: Path) -> list[_Stage]:
-        from graphopt.pipeline.recipe import read_recipe, source_sha256
-        from graphopt.pipeline.syntax import parse
-
-        recipe = read_recipe(self.options.load(source))
-        if recipe is None:
-            raise GraphoptError("carries no recipe", file=source, fix="give the pipeline: -p")
-        if recipe.incomplete is not None:
-            cause = f"its recipe cannot be replayed: {recipe.incomplete}"
-            raise GraphoptError(cause, file=source, fix="give the pipeline yourself: -p")
-        sha256 = source_sha256(self.path, model)
-        steps = recipe.steps_from(sha256)
-        self._warn_of_differences(steps, sha256)
-        return [
-            _Stage(
-                parse(step.pipeline),
-                step.seed if self.options.seed is None else self.options.seed,
-                step.limit,
-                step.source_sha256 if index else None,
-            )
-            for index, step in enumerate(steps)
-        ]
-
-    def _warn_of_differences(self, steps: Sequence[Recipe], sha256: str) -> None:
-        if steps[0].source_sha256 != sha256:
-            click.echo("note: the recipe was made for another model than this one", err=True)
-        wanted = {step.data_sha256 for step in steps} - {None}
-        if wanted and self._data_sha256() not in wanted:
-            click.echo("note: the recipe was made with other data than this", err=True)
-
-    def _run(self, model: ir.Model, stages: Sequence[_Stage], feeds: Any) -> list[RunResult]:
+    def _run(self, model: ir.Model, stages: Sequence[Stage], feeds: Any) -> list[RunResult]:
         import tempfile
 
         from graphopt.cli.progress import shown_progress
@@ -293,54 +254,20 @@ class _Job:
         self,
         source: ir.Model,
         result: RunResult,
-        stages: Sequence[_Stage],
+        stages: Sequence[Stage],
         results: Sequence[RunResult],
     ) -> Saved | None:
         if self.output is None or self.settings.dry_run:
             return None
         from graphopt.model import save
-        from graphopt.pipeline.recipe import next_recipe, source_sha256, write_recipe
 
-        sha256 = source_sha256(self.path, source)
-        recipes = [self._recipe(*pair, sha256) for pair in zip(stages, results, strict=True)]
-        recipe = replace(recipes[-1], history=tuple(recipes[:-1]))
-        write_recipe(result.model, next_recipe(source, recipe))
+        note_recipe(self.options, self.path, source, stages, results)
         return save(
             result.model,
             self.output,
             external_data=self.settings.external_data,
             sparse_storage=self.settings.sparse_storage,
         )
-
-    def _recipe(self, stage: _Stage, result: RunResult, sha256: str) -> Recipe:
-        import importlib.metadata
-
-        from graphopt.pipeline.recipe import Recipe
-
-        return Recipe(
-            pipeline=result.kept_pipeline,
-            version=importlib.metadata.version("graphopt"),
-            source_sha256=stage.source_sha256 or sha256,
-            seed=stage.seed,
-            limit=result.kept_rewrites if result.limited else None,
-            data_sha256=self._data_sha256(),
-            incomplete=self._incomplete(),
-        )
-
-    def _incomplete(self) -> str | None:
-        if self.options.functions:
-            return f"it ran code of its own: {', '.join(self.options.functions)}"
-        if self.options.data is not None and self._data_sha256() is None:
-            return f"its data came from code: {self.options.data}"
-        return None
-
-    def _data_sha256(self) -> str | None:
-        from graphopt.pipeline.recipe import file_sha256
-
-        if self.options.data is None or not Path(self.options.data).exists():
-            return None
-        path = Path(self.options.data)
-        return file_sha256(sorted(path.glob("*.npz")) if path.is_dir() else [path])
 
     def _write(self, result: RunResult, saved: Saved | None) -> None:
         settings = self.settings

@@ -83,6 +83,8 @@ class _Search:
         self._instruments = instruments
         self._context = context
         self._runs = 1
+        last = () if failure.applying is None else (failure.applying,)
+        self._notes = (*failure.rewrites, *last)
 
     def culprit(self) -> Culprit:
         # With `good` rewrites the pass passes, with `bad` it fails. Without any it changes nothing;
@@ -102,11 +104,11 @@ class _Search:
 
     def _at(self, number: int, problem: str) -> Culprit:
         failure = self._failure
-        inside = number <= len(failure.rewrites)
+        inside = number <= len(self._notes)
         return Culprit(
             number=failure.rewrites_before + number if inside else 0,
             pass_text=failure.pass_text,
-            note=failure.rewrites[number - 1] if inside else None,
+            note=self._notes[number - 1] if inside else None,
             problem=problem,
             before=self._model(number - 1) or failure.before,
             after=self._model(number) if inside else None,

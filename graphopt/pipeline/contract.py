@@ -95,6 +95,9 @@ class Pass(ABC):
     effect: ClassVar[Effect]
     keeps_interface: ClassVar[bool] = True
     """Whether names, types and shapes of the inputs and outputs survive this pass."""
+    imports: ClassVar[tuple[str, ...]] = ()
+    """The parameters that name code to import, as `module:function`. Text that comes in a file (a
+    recipe, a reproducer) gets no code imported that the user does not name, too."""
 
     @abstractmethod
     def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:

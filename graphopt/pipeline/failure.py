@@ -16,7 +16,7 @@ from graphopt.pipeline.result import StepRecord
 class PassFailed(GraphoptError):  # noqa: N818 - the name that the log and the docs use
     """A pass raised, or a check behind it said no.
 
-    Exit code 2 where the pass refused what it was given, else 1.
+    Exit code 2 where the pass refused, before it edited anything, what it was given; else 1.
 
     Args:
         problem: What happened, in one clause.
@@ -44,6 +44,7 @@ class PassFailed(GraphoptError):  # noqa: N818 - the name that the log and the d
         self.work = step.work
         self.pass_text = step.text
         self.rewrites = tuple(step.rewrites)
+        self.applying = step.applying
         self.rewrites_before = sum(len(record.rewrites) for record in ran_before)
         self.ran_before = tuple(ran)
         self.before: ir.Model = step.before
@@ -54,12 +55,16 @@ def pass_failed(
     error: Exception, step: Step, ran_before: Sequence[StepRecord], reproducers: Path | None
 ) -> PassFailed:
     """Name the pass that raised `error`, and write its reproducer where one is of use."""
-    refused = isinstance(error, GraphoptError) and not isinstance(error, CheckFailed)
     problem = _said(error)
-    if refused or reproducers is None:
-        fix = error.fix if isinstance(error, GraphoptError) else None
-        code = error.exit_code if isinstance(error, GraphoptError) else 1
-        return PassFailed(problem, step, ran_before, exit_code=code, note=fix)
+    fix = error.fix if isinstance(error, GraphoptError) else None
+    if (
+        isinstance(error, GraphoptError)
+        and not isinstance(error, CheckFailed)
+        and not step.applying
+    ):
+        return PassFailed(problem, step, ran_before, exit_code=error.exit_code, note=fix)
+    if reproducers is None:
+        return PassFailed(problem, step, ran_before, note=fix)
     try:
         folder = write_reproducer(reproducers, step, error)
     # The failure that is being told must not be lost to a full disk.

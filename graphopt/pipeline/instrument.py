@@ -34,6 +34,7 @@ class Step:
         errors: Written by the compare instrument.
         measures: Written by guards.
         rolled_back: Why the pass was undone, or None.
+        applying: The rewrite that is being applied; what fails then is no refusal.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Step:
     errors: tuple[OutputError, ...] = ()
     measures: dict[str, float] = field(default_factory=dict)
     rolled_back: str | None = None
+    applying: Note | None = None
 
     @property
     def changed(self) -> bool:

@@ -162,8 +162,10 @@ class _Run:
                 continue
             if not isinstance(item, Rewrite):
                 raise TypeError(f"it yielded {item!r}, which is no Rewrite and no Declined")
+            step.applying = Note(item.at, item.why)
             with watch.part("apply"):
                 item.apply()
+            step.applying = None
             step.rewrites.append(Note(item.at, item.why, dict(item.details)))
             if self._left is not None:
                 self._left -= 1

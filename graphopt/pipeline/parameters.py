@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import enum
+import inspect
 import math
 import numbers
+import sys
 import types
 import typing
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -199,16 +202,20 @@ def _conform_sequence(value: object, kind: type, options: Sequence[object]) -> o
     return items if issubclass(kind, list) else type(value)(items)
 
 
-def hints(found: type) -> Mapping[str, object]:
-    """Return the annotations of a dataclass by field name.
+def hint_of(found: type, field: dataclasses.Field[object]) -> object:
+    """Return the annotation of a dataclass field; the other fields' need not be resolvable.
 
     Raises:
-        ParameterError: One of them names a type that its module does not have at run time.
+        ParameterError: It names a type that its module does not have at run time.
     """
+    owner = next(base for base in found.__mro__ if field.name in inspect.get_annotations(base))
+    alone = types.SimpleNamespace(__annotations__={field.name: field.type})
     try:
-        return typing.get_type_hints(found)
+        names = vars(sys.modules[owner.__module__])
+        return typing.get_type_hints(alone, names, dict(vars(owner)))[field.name]
     except NameError as error:
-        raise ParameterError(f"has an annotation that cannot be resolved: {error}") from error
+        message = f"{field.name!r} has an annotation that cannot be resolved: {error}"
+        raise ParameterError(message) from error
 
 
 def describe(hint: object) -> str:

@@ -113,7 +113,8 @@ def next_recipe(source: ir.Model, recipe: Recipe) -> Recipe:
     if before is None:
         return recipe
     incomplete = "; ".join(filter(None, (before.incomplete, recipe.incomplete)))
-    return replace(recipe, history=before.steps, incomplete=incomplete or None)
+    history = (*before.steps, *recipe.history)
+    return replace(recipe, history=history, incomplete=incomplete or None)
 
 
 def source_sha256(path: str | PathLike[str], model: ir.Model) -> str:

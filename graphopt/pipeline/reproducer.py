@@ -100,19 +100,15 @@ def read_reproducer(folder: str | PathLike[str]) -> Reproducer:
 def replay_command(folder: Path, work: Pass) -> str:
     """Return the command that replays a folder."""
     command = ["graphopt", "run", str(folder)]
-    if code := code_of(work):
+    for code in code_of(work):
         command += ["--pass", code]
     return shlex.join(command)
 
 
-def code_of(work: Pass) -> str | None:
-    """Return the `module:function` that a pass calls; None for passes that are found by name.
-
-    Such a pass is never made from the text of a recipe or a reproducer, which may come from
-    anywhere: the user has to name the code.
-    """
-    code = getattr(work, "code", None)
-    return code if isinstance(code, str) else None
+def code_of(work: Pass) -> tuple[str, ...]:
+    """Return the code that a pass imports, as `module:function`."""
+    values = (getattr(work, parameter) for parameter in work.imports)
+    return tuple(value for value in values if isinstance(value, str))
 
 
 def _readme(folder: Path, step: Step) -> str:

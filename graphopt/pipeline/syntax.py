@@ -17,7 +17,7 @@ from graphopt.pipeline.parameters import (
     ParameterError,
     conform,
     describe,
-    hints,
+    hint_of,
     literal,
     unparse_value,
 )
@@ -181,10 +181,6 @@ class _Reader:
             fix = f"write {first}=..." if first else f"{found.name} takes none"
             raise self._at(call.args[0], f"{found.name}: parameters are named", fix=fix)
         values: dict[str, object] = {}
-        try:
-            annotations = hints(found)
-        except ParameterError as error:
-            raise self._at(call, f"pass {found.name!r} {error}") from error
         for keyword in call.keywords:
             if keyword.arg is None:
                 raise self._at(keyword, f"{found.name}: ** is not for pipelines")
@@ -193,11 +189,14 @@ class _Reader:
                 raise self._at(keyword, cause, fix=nearest(keyword.arg, known))
             if keyword.arg in values:
                 raise self._at(keyword, f"{found.name}: parameter {keyword.arg!r} is given twice")
-            values[keyword.arg] = self._value(keyword, found, annotations[keyword.arg])
+            values[keyword.arg] = self._value(keyword, found, known[keyword.arg])
         return values
 
-    def _value(self, keyword: ast.keyword, found: type[Pass], hint: object) -> object:
+    def _value(
+        self, keyword: ast.keyword, found: type[Pass], field: dataclasses.Field[object]
+    ) -> object:
         try:
+            hint = hint_of(found, field)
             value = literal(keyword.value)
         except ParameterError as error:
             raise self._at(error.node or keyword.value, f"{found.name}: {error}") from None

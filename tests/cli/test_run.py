@@ -1,0 +1,444 @@
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from graphopt.model import load, save
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _site(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def model(toys: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "in.onnx"
+    save(importlib.import_module("toy_passes").chain(), path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = np.random.default_rng(5).standard_normal((32, 4)).astype(np.float32)
+    answers = np.maximum(rows * [1, -2, 3, -4] + [0.5, 0.25, 0.125, 1.0], 0).argmax(axis=1)
+    np.savez(tmp_path / "data.npz", x=rows, labels=answers)
+    return tmp_path / "data.npz"
+
+
+def ops(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def recipe(path: Path) -> dict[str, str]:
+    return {item.key: item.value for item in onnx.load(path).metadata_props}
+
+
+def test_a_pipeline_rewrites_a_model_and_prints_a_row_per_pass(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    before = model.read_bytes()
+    out = tmp_path / "out.onnx"
+    ran = graphopt("run", model, "-o", out, "-p", "drop_identity | scale(factor=0.5)")
+    assert ran.code == 0, ran.err
+    assert ops(out) == ["Mul", "Add", "Relu"]
+    assert model.read_bytes() == before
+    rows = {line.split()[0]: line.split() for line in ran.out.splitlines() if line.strip()}
+    assert rows["(source)"][1:4] == ["5", "8", "32"]
+    assert rows["drop_identity"][1:5] == ["exact", "2", "3", "3"]
+    assert "equal" in rows["drop_identity"]
+    assert rows["scale(factor=0.5)"][1:5] == ["lossy", "2", "0", "3"]
+    assert re.search(r"y: [\d.]+ dB", ran.out)
+    assert ran.out.splitlines()[-1].startswith(f"wrote {out}, ")
+    assert ran.err == ""
+
+
+def test_the_recipe_is_in_the_metadata(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    assert graphopt("run", model, "-o", out, "-p", "drop_identity", "--seed", 7).code == 0
+    assert recipe(out) == {
+        "graphopt.pipeline": "drop_identity",
+        "graphopt.version": importlib.metadata.version("graphopt"),
+        "graphopt.source_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "graphopt.seed": "7",
+    }
+
+
+def test_a_recipe_is_replayed_to_the_same_bytes(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    first, again = tmp_path / "first.onnx", tmp_path / "again.onnx"
+    pipeline = "drop_identity | scale(factor=0.5)"
+    assert graphopt("run", model, "-o", first, "-p", pipeline, "--seed", 3, "--limit", 3).code == 0
+    ran = graphopt("run", model, "-o", again, "--recipe-from", first)
+    assert ran.code == 0
+    assert ran.err == ""
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_a_recipe_from_a_recipe_is_complete(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    one, two, three = (tmp_path / f"{name}.onnx" for name in ("one", "two", "three"))
+    graphopt("run", model, "-o", one, "-p", "drop_identity", "--seed", 1)
+    graphopt("run", one, "-o", two, "-p", "scale(factor=0.5)", "--seed", 2)
+    graphopt("run", two, "-o", three, "-p", 'scale(factor=3, mode="first")')
+    steps = json.loads(recipe(three)["graphopt.history"])
+    assert [(step["pipeline"], step["seed"]) for step in steps] == [
+        ("drop_identity", "1"),
+        ("scale(factor=0.5)", "2"),
+    ]
+    from_source, from_middle = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    ran = graphopt("run", model, "-o", from_source, "--recipe-from", three)
+    assert (ran.code, ran.err) == (0, "")
+    assert from_source.read_bytes() == three.read_bytes()
+    ran = graphopt("run", one, "-o", from_middle, "--recipe-from", three)
+    assert (ran.code, ran.err) == (0, "")
+    assert from_middle.read_bytes() == three.read_bytes()
+
+
+def test_a_replay_on_another_model_or_data_says_so(
+    graphopt: Run, model: Path, data: Path, tmp_path: Path
+) -> None:
+    out, other = tmp_path / "out.onnx", tmp_path / "other.onnx"
+    graphopt("run", model, "-o", out, "-p", "drop_identity", "--data", data)
+    assert recipe(out)["graphopt.data_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
+    twin = load(model)
+    twin.graph.name = "twin"
+    save(twin, other)
+    ran = graphopt("run", other, "-o", tmp_path / "new.onnx", "--recipe-from", out)
+    assert ran.code == 0
+    assert "made for another model" in ran.err
+    assert "made with other data" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({}, "carries no recipe"),
+        ({"graphopt.pipeline": "drop_identity", "graphopt.seed": "x"}, "recipe cannot be read"),
+        ({"graphopt.pipeline": "drop_identity", "graphopt.history": "[" * 9999}, "cannot be read"),
+        ({"graphopt.pipeline": "drop_identity", "graphopt.history": "[3]"}, "cannot be read"),
+        ({"graphopt.pipeline": "nothing_like_it"}, "there is no pass 'nothing_like_it'"),
+        (
+            {"graphopt.pipeline": "drop_identity", "graphopt.incomplete": "lost"},
+            "its recipe cannot be replayed: lost",
+        ),
+        (
+            {"graphopt.pipeline": 'surgeon(function="os:abort")'},
+            "its pipeline imports os:abort; if you trust that code, allow it: --pass os:abort",
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_be_replayed_is_refused(
+    graphopt: Run, model: Path, tmp_path: Path, metadata: dict[str, str], said: str
+) -> None:
+    carrier = load(model)
+    carrier.metadata_props.update(metadata)
+    save(carrier, tmp_path / "carrier.onnx")
+    out = tmp_path / "out.onnx"
+    ran = graphopt("run", model, "-o", out, "--recipe-from", tmp_path / "carrier.onnx")
+    assert ran.code == 2
+    assert said in ran.err
+    assert not out.exists()
+
+
+def test_a_history_that_cannot_be_read_makes_the_next_recipe_incomplete(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    carrier = load(model)
+    carrier.metadata_props.update({"graphopt.pipeline": "x", "graphopt.seed": "?"})
+    save(carrier, tmp_path / "carrier.onnx")
+    out = tmp_path / "out.onnx"
+    assert graphopt("run", tmp_path / "carrier.onnx", "-o", out, "-p", "drop_identity").code == 0
+    assert "recipe cannot be read" in recipe(out)["graphopt.incomplete"]
+    assert recipe(out)["graphopt.pipeline"] == "drop_identity"
+
+
+def test_explain_prints_every_rewrite_and_decline(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", model, "-o", tmp_path / "o.onnx", "-p", "drop_identity | scale")
+    first = graphopt(*arguments, "--explain").out
+    explained = first[first.index("drop_identity: 2 rewrites, 3 declined") :].splitlines()
+    assert explained[:-1] == [
+        "drop_identity: 2 rewrites, 3 declined",
+        "  rewrote   second: it copies its input",
+        "  rewrote   fourth: it copies its input",
+        "  declined  first: Mul is no Identity",
+        "  declined  third: Add is no Identity",
+        "  declined  fifth: Relu is no Identity",
+        "scale: 2 rewrites, 0 declined",
+        "  rewrote   w: it is there",
+        "  rewrote   b: it is there",
+    ]
+
+
+def test_limit_applies_the_first_rewrites(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    ran = graphopt("run", model, "-o", out, "-p", "drop_identity | scale(factor=9)", "--limit", 1)
+    assert ops(out) == ["Mul", "Add", "Identity", "Relu"]
+    assert "stopped by --limit after 1 rewrites" in ran.out
+    assert recipe(out)["graphopt.limit"] == "1"
+
+
+def test_json_to_stdout_is_nothing_but_json(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    ran = graphopt("run", model, "-o", out, "-p", "drop_identity", "--json", "-")
+    record = json.loads(ran.out)
+    assert record["saved"]["path"] == str(out)
+    assert record["steps"][0]["before"]["nodes"] == 5
+    assert record["steps"][0]["after"]["nodes"] == 3
+    assert record["steps"][0]["errors"][0]["equal"] is True
+
+
+def test_the_report_and_the_dump_are_written(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    report, dump = tmp_path / "r.html", tmp_path / "dump"
+    arguments = ("run", model, "-o", tmp_path / "o.onnx", "-p", "drop_identity | scale(factor=2)")
+    ran = graphopt(*arguments, "--report", report, "--dump", dump, "--timing")
+    assert ran.code == 0, ran.err
+    assert "drop_identity" in report.read_text()
+    assert len(list(dump.glob("*.onnx"))) == 3
+    assert re.search(r"^ +[\d.]+ s  run$", ran.out, re.MULTILINE)
+
+
+def test_a_dry_run_saves_nothing(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    ran = graphopt("run", model, "-p", "drop_identity", "--dry-run")
+    assert ran.code == 0
+    assert ran.out.endswith("nothing saved\n")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_saving_over_the_source_works(graphopt: Run, model: Path) -> None:
+    assert graphopt("run", model, "-o", model, "-p", "drop_identity").code == 0
+    assert ops(model) == ["Mul", "Add", "Relu"]
+
+
+def test_weights_go_where_they_are_asked_to(graphopt: Run, tmp_path: Path) -> None:
+    model = Path(__file__).parents[2] / "fixtures" / "digits_mlp.onnx"
+    out = tmp_path / "deep" / "out.onnx"
+    out.parent.mkdir()
+    assert graphopt("run", model, "-o", out, "-p", "drop_identity", "--external-data").code == 0
+    assert len(list(out.parent.iterdir())) == 2
+    digest = hashlib.sha256(out.read_bytes())
+    (data,) = [file for file in out.parent.iterdir() if file != out]
+    digest.update(data.read_bytes())
+    last = tmp_path / "last.onnx"
+    assert graphopt("run", out, "-o", last, "-p", "drop_identity", "--inline-data").code == 0
+    assert recipe(last)["graphopt.source_sha256"] == digest.hexdigest()
+
+
+def test_a_guard_rolls_back_and_the_recipe_holds_what_was_kept(
+    graphopt: Run, model: Path, data: Path, tmp_path: Path
+) -> None:
+    out, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
+    pipeline = "scale(factor=-1) | drop_identity"
+    arguments = ("-p", pipeline, "--data", data, "--guard-metric", "accuracy")
+    ran = graphopt("run", model, "-o", out, *arguments, "--guard-max-drop", 0.05)
+    assert ran.code == 0, ran.err
+    assert "scale(factor=-1.0): rolled back: accuracy went from 1 to" in ran.out
+    assert recipe(out)["graphopt.pipeline"] == "drop_identity"
+    assert graphopt("run", model, "-o", again, "--recipe-from", out, "--data", data).code == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_a_failing_pass_leaves_a_folder_that_run_replays(
+    graphopt: Run, model: Path, data: Path, tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "out.onnx", tmp_path / "failures"
+    pipeline = 'drop_identity | scale(factor=2.0) | boom(words="no luck")'
+    ran = graphopt(
+        "run", model, "-o", out, "-p", pipeline, "--data", data, "--reproducer", folder, "--seed", 5
+    )
+    assert ran.code == 1
+    assert not out.exists()
+    assert ran.err.count("\n") == 1
+    assert (
+        'boom(words="no luck") failed, after drop_identity | scale(factor=2.0):'
+        " RuntimeError: no luck; see it again with: graphopt run "
+    ) in ran.err
+    (made,) = folder.iterdir()
+    assert ops(made / "model.onnx") == ["Mul", "Add", "Relu"]
+    assert f"graphopt run {made}" in (made / "README").read_text()
+    assert "no luck" in (made / "traceback.txt").read_text()
+    with np.load(made / "feeds" / "000000.npz") as kept, np.load(data) as given:
+        assert {name: kept[name].tolist() for name in kept} == {
+            name: given[name].tolist() for name in given
+        }
+    settings = json.loads((made / "reproducer.json").read_text())
+    assert settings["seed"] == 5
+    again = graphopt("run", made, "--reproducer", tmp_path / "second")
+    assert again.code == 1
+    assert "as the first pass: RuntimeError: no luck" in again.err
+    (second,) = (tmp_path / "second").iterdir()
+    assert (second / "model.onnx").read_bytes() == (made / "model.onnx").read_bytes()
+
+
+def test_a_pass_that_a_check_refuses_is_replayed_too(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "failures"
+    arguments = ("-p", "false_scale(factor=2.0)", "--reproducer", folder)
+    ran = graphopt("run", model, "-o", tmp_path / "out.onnx", *arguments)
+    assert ran.code == 1
+    (made,) = folder.iterdir()
+    again = graphopt("run", made, "--reproducer", tmp_path / "second")
+    assert again.code == 1
+    assert "it is exact, and output 'y' differs" in again.err
+    assert graphopt("run", made, "--no-verify").code == 0
+
+
+def test_a_full_disk_does_not_hide_the_failure(graphopt: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    ran = graphopt(
+        "run", model, "-o", tmp_path / "o", "-p", "boom", "--reproducer", tmp_path / "taken/x"
+    )
+    assert ran.code == 1
+    assert "RuntimeError: out of luck; no reproducer could be written: " in ran.err
+
+
+@pytest.mark.parametrize(
+    "settings", ["{}", "[", '{"pipeline": 3, "seed": 0, "providers": []}', None]
+)
+def test_a_folder_that_is_no_reproducer_is_refused(
+    graphopt: Run, tmp_path: Path, settings: str | None
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if settings is not None:
+        (folder / "reproducer.json").write_text(settings)
+    ran = graphopt("run", folder)
+    assert ran.code == 2
+    assert f"{folder}: is a folder and no reproducer" in ran.err
+
+
+FUNCTION = """
+def rename(graph):
+    for node in graph.nodes:
+        if node.op == "Identity":
+            node.name += "_seen"
+
+def fail(graph):
+    raise ValueError("surgeon slipped")
+"""
+
+
+def test_a_function_of_a_graphsurgeon_graph_is_a_pass(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my_surgery.py").write_text(FUNCTION)
+    out, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
+    ran = graphopt("run", model, "-o", out, "-p", "scale", "--pass", "my_surgery:rename")
+    assert ran.code == 0, ran.err
+    assert [node.name for node in onnx.load(out).graph.node][1] == "second_seen"
+    assert recipe(out)["graphopt.pipeline"] == 'scale | surgeon(function="my_surgery:rename")'
+    refused = graphopt("run", model, "-o", again, "--recipe-from", out)
+    assert refused.code == 2
+    assert "allow it: --pass my_surgery:rename" in refused.err
+    allowed = ("--recipe-from", out, "--pass", "my_surgery:rename")
+    assert graphopt("run", model, "-o", again, *allowed).code == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
+def test_a_function_that_fails_is_reproduced_when_its_code_is_allowed(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "my_failure.py").write_text(FUNCTION)
+    folder = tmp_path / "failures"
+    arguments = ("--pass", "my_failure:fail", "--reproducer", folder)
+    ran = graphopt("run", model, "-o", tmp_path / "out.onnx", *arguments)
+    assert ran.code == 1
+    assert "surgeon slipped" in ran.err
+    (made,) = folder.iterdir()
+    assert graphopt("run", made).code == 2
+    again = graphopt("run", made, "--pass", "my_failure:fail", "--reproducer", tmp_path / "second")
+    assert "surgeon slipped" in again.err
+
+
+USAGE = [
+    (["-p", "drop_identity"], "there is no place for the result; give -o OUT"),
+    (["-o", "o.onnx"], "there is no pipeline; give -p PIPELINE"),
+    (["-o", "no/where/o.onnx", "-p", "scale"], "no/where/o.onnx: its folder is not there"),
+    (["-o", "o.onnx", "-p", "scal"], "there is no pass 'scal' (column 1); did you mean 'scale'?"),
+    (["-o", "o.onnx", "-p", "scale", "--recipe-from", "x"], "--recipe-from says what runs"),
+    (["-o", "o.onnx", "-p", "scale", "--guard-max-drop", "1"], "give --guard-metric"),
+    (["-o", "o.onnx", "-p", "scale", "--guard-metric", "accuracy"], "needs labels"),
+    (["-o", "o.onnx", "-p", "scale", "--data", "missing.npz"], "missing.npz"),
+    (["-o", "o.onnx", "-p", "scale", "--pass", "missing:f"], "missing:f: cannot be imported"),
+    (["-o", "o.onnx", "-p", "scale", "--dump", "in.onnx/x"], "in.onnx/x: cannot be made"),
+    (["-o", "o.onnx", "-p", "scale", "--limit", "-1"], "--limit"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), USAGE)
+def test_bad_usage_is_told_and_writes_nothing(
+    graphopt: Run, model: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    ran = graphopt("run", model, *arguments)
+    assert ran.code == 2
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("pipeline", ["boom", "false_scale(factor=2)", "scale(factor=nan)", "nope"])
+def test_a_failure_leaves_what_stood_at_the_output(
+    graphopt: Run, model: Path, tmp_path: Path, pipeline: str
+) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"what stood there")
+    before = model.read_bytes()
+    arguments = ("-p", pipeline, "--reproducer", tmp_path / "failures")
+    assert graphopt("run", model, "-o", out, *arguments).code != 0
+    assert out.read_bytes() == b"what stood there"
+    assert model.read_bytes() == before
+
+
+def test_a_model_that_never_ran_can_be_rewritten_without_checks(
+    graphopt: Run, tmp_path: Path
+) -> None:
+    text = '<ir_version: 8, opset_import: ["": 17, "mars": 1]>\n'
+    text += "g (float[2] x) => (float[2] y) { t = Identity(x) y = mars.Rover(t) }"
+    save(ir.from_onnx_text(text), tmp_path / "mars.onnx")
+    out = tmp_path / "out.onnx"
+    ran = graphopt("run", tmp_path / "mars.onnx", "-o", out, "-p", "drop_identity")
+    assert ran.code == 1
+    assert "does not run on ONNX Runtime before any pass" in ran.err
+    assert ran.err.rstrip().endswith("--no-verify")
+    assert ran.err.count("\n") == 1
+    assert not out.exists()
+    ran = graphopt("run", tmp_path / "mars.onnx", "-o", out, "-p", "drop_identity", "--no-verify")
+    assert ran.code == 0, ran.err
+    assert ops(out) == ["Rover"]
+
+
+def test_a_file_that_is_no_model_is_one_line(graphopt: Run, tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("not a model")
+    ran = graphopt("run", tmp_path / "text.onnx", "-o", tmp_path / "o.onnx", "-p", "scale")
+    assert ran.code == 2
+    assert ran.err.count("\n") == 1
+
+
+def test_importing_graphopt_or_its_commands_loads_nothing_heavy() -> None:
+    script = (
+        "import sys, graphopt, graphopt.cli.main, graphopt.cli.run, graphopt.cli.passes,"
+        " graphopt.cli.bisect\n"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'torch', 'onnxscript', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        "missing = [name for name in graphopt.__all__ if not hasattr(graphopt, name)]\n"
+        "print(missing, sorted(graphopt.__all__) == sorted(graphopt._HOMES))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n[] True\n"
