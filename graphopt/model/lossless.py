@@ -42,7 +42,7 @@ def _message(before: Message, after: Message, path: str) -> Iterator[str]:
         where = f"{path}.{name}" if path else name
         one, other = left.get(name), right.get(name)
         if name in _ABSENT_WHEN_EMPTY:
-            present = other if one is None else one
+            present: Any = other if one is None else one
             one, other = one or type(present)(), other or type(present)()
         if one is None or other is None:
             # The first IR versions say the type of an attribute by the field they fill.

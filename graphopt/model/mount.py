@@ -120,7 +120,8 @@ class Mount:
     def _carried(self, proto: onnx.AttributeProto) -> ir.Attr:
         doc = proto.doc_string if proto.HasField("doc_string") else None
         kind = Kind(proto.type)
-        value: object = Carried(proto)
+        # An attribute of several types must have a sequence for its value.
+        value: object = (Carried(proto),) if kind == Kind.TYPE_PROTOS else Carried(proto)
         if kind == Kind.SPARSE_TENSOR:
             value = self._sparse(proto.sparse_tensor)
         elif kind == Kind.SPARSE_TENSORS:

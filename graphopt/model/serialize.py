@@ -231,6 +231,8 @@ class _Exchange:
         proto = onnx.AttributeProto(name=attribute.name)
         if attribute.doc_string:
             proto.doc_string = attribute.doc_string
+        if attribute.type == Kind.TYPE_PROTOS and value:
+            value = value[0]
         if isinstance(value, Carried):
             proto.CopyFrom(value.proto)
             proto.name = attribute.name

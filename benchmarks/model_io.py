@@ -1,0 +1,270 @@
+"""Load, edit and save big models: seconds and memory beside `cp`, onnx and onnx-graphsurgeon.
+
+    python benchmarks/model_io.py --gigabytes 1 --rounds 3
+
+Two tasks on a synthetic model of 1,000 MatMul nodes with external data: `one` replaces one weight,
+`all` zeroes every element below a threshold. Every run is a process of its own, from its start to
+its end, imports included; rounds are interleaved, and the disk is settled (`sync`) between runs.
+The parent samples RssAnon from /proc/PID/status and the process says its VmHWM when it ends.
+`cp` copies the two files of the model and flushes nothing; `cp, flushed` also waits for the disk,
+as every save of graphopt does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+NODES = 1000
+THRESHOLD = 0.01
+EDITED = NODES // 2
+TOOLS = ("cp", "cp, flushed", "graphopt", "onnx", "onnx-graphsurgeon")
+SAMPLE_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds, and bytes of memory at the peak."""
+
+    seconds: float
+    anonymous: int
+    resident: int
+
+
+def make_model(folder: Path, gigabytes: float) -> Path:
+    import numpy as np
+    import onnx_ir as ir
+
+    from graphopt.model import save
+
+    side = round((gigabytes * 1e9 / NODES / 4) ** 0.5)
+
+    def weight(seed: int) -> Callable[[], ir.Tensor]:
+        def make() -> ir.Tensor:
+            noise = np.random.default_rng(seed).standard_normal((side, side), np.float32)
+            return ir.Tensor(noise / np.float32(side**0.5))
+
+        return make
+
+    shape, kind = ir.Shape([side, side]), ir.TensorType(ir.DataType.FLOAT)
+    nodes: list[ir.Node] = []
+    weights = []
+    value = source = ir.Value(name="x", type=kind, shape=ir.Shape(["N", side]))
+    for seed in range(NODES):
+        tensor = ir.LazyTensor(weight(seed), ir.DataType.FLOAT, shape, name=f"w{seed}")
+        weights.append(ir.Value(name=tensor.name, type=kind, shape=shape, const_value=tensor))
+        nodes.append(ir.Node("", "MatMul", [value, weights[-1]], name=f"matmul{seed}"))
+        value = nodes[-1].outputs[0]
+        value.name = f"x{seed}"
+    value.type, value.shape = kind, source.shape
+    graph = ir.Graph([source], [value], nodes=nodes, initializers=weights, opset_imports={"": 18})
+    model = ir.Model(graph, ir_version=10)
+    path = folder / "source.onnx"
+    save(model, path, external_data=True)
+    return path
+
+
+def graphopt_task(source: Path, target: Path, task: str) -> None:
+    import numpy as np
+    import onnx_ir as ir
+
+    from graphopt.model import load, save
+
+    model = load(source)
+
+    def cut(tensor: ir.TensorProtocol) -> ir.Tensor:
+        array = tensor.numpy()
+        return ir.Tensor(np.where(np.abs(array) < THRESHOLD, np.float32(0), array))
+
+    for index, value in enumerate(model.graph.initializers.values()):
+        if task == "all" or index == EDITED:
+            tensor = value.const_value
+            value.const_value = ir.LazyTensor(
+                lambda tensor=tensor: cut(tensor), tensor.dtype, tensor.shape, name=tensor.name
+            )
+    save(model, target, external_data=True)
+
+
+def onnx_task(source: Path, target: Path, task: str) -> None:
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(source)
+    for index, tensor in enumerate(model.graph.initializer):
+        if task == "all" or index == EDITED:
+            array = numpy_helper.to_array(tensor).copy()
+            array[np.abs(array) < THRESHOLD] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    _save_external(model, target)
+
+
+def graphsurgeon_task(source: Path, target: Path, task: str) -> None:
+    import numpy as np
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    graph = gs.import_onnx(onnx.load(source))
+    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    for index, tensor in enumerate(constants):
+        if task == "all" or index == EDITED:
+            array = tensor.values.copy()
+            array[np.abs(array) < THRESHOLD] = 0
+            tensor.values = array
+    _save_external(gs.export_onnx(graph), target)
+
+
+def _save_external(model: object, target: Path) -> None:
+    import onnx
+
+    location = f"{target.name}.data"
+    onnx.save(model, target, save_as_external_data=True, location=location)
+
+
+WORKERS = {
+    "graphopt": graphopt_task,
+    "onnx": onnx_task,
+    "onnx-graphsurgeon": graphsurgeon_task,
+}
+
+
+def work(tool: str, source: Path, target: Path, task: str) -> None:
+    WORKERS[tool](source, target, task)
+    print(json.dumps({"resident": status(os.getpid())["VmHWM"]}))
+
+
+def status(pid: int) -> dict[str, int]:
+    """Read the sizes in /proc/PID/status, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pairs = (line.split() for line in lines if line.endswith(" kB"))
+    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in pairs}
+
+
+def measure(tool: str, source: Path, target: Path, task: str) -> Run:
+    command = [sys.executable, __file__, "--work", tool, str(source), str(target), task]
+    if tool.startswith("cp"):
+        copied = [str(source), f"{source}.data", str(target.parent)]
+        flush = "; sync " + " ".join(str(target.parent / Path(p).name) for p in copied[:2])
+        command = ["sh", "-c", "exec cp " + " ".join(copied)]
+        if tool != "cp":
+            command = ["sh", "-c", "cp " + " ".join(copied) + flush]
+    anonymous = resident = 0
+    start = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None:
+            try:
+                sizes = status(process.pid)
+            except (FileNotFoundError, ProcessLookupError):
+                break
+            anonymous = max(anonymous, sizes.get("RssAnon", 0))
+            resident = max(resident, sizes.get("VmHWM", 0))
+            time.sleep(SAMPLE_SECONDS)
+        process.wait()
+        seconds = time.perf_counter() - start
+        output = process.stdout.read() if process.stdout else ""
+    if process.returncode:
+        raise SystemExit(f"{tool} failed on {task}")
+    if output:
+        resident = max(resident, json.loads(output)["resident"])
+    return Run(seconds, anonymous, resident)
+
+
+def rounds(source: Path, folder: Path, count: int, tools: list[str]) -> dict[str, list[Run]]:
+    results: dict[str, list[Run]] = {}
+    for turn in range(count):
+        for task in ("one", "all"):
+            for tool in tools:
+                target = folder / "out" / "target.onnx"
+                shutil.rmtree(target.parent, ignore_errors=True)
+                target.parent.mkdir()
+                os.sync()
+                run = measure(tool, source, target, task)
+                results.setdefault(f"{task}/{tool}", []).append(run)
+                print(f"round {turn + 1}: {task}, {tool}: {run}", file=sys.stderr)
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    return results
+
+
+def summary(results: dict[str, list[Run]]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for key, runs in results.items():
+        task, tool = key.split("/")
+        seconds = [run.seconds for run in runs]
+        copies = [run.seconds for run in results[f"{task}/cp"]]
+        flushed = [run.seconds for run in results[f"{task}/cp, flushed"]]
+        rows.append(
+            {
+                "task": task,
+                "tool": tool,
+                "seconds": round(statistics.median(seconds), 2),
+                "spread": [round(min(seconds), 2), round(max(seconds), 2)],
+                "times cp": round(statistics.median(map(ratio, seconds, copies)), 2),
+                "times cp, flushed": round(statistics.median(map(ratio, seconds, flushed)), 2),
+                "anonymous MB": round(max(run.anonymous for run in runs) / 1e6),
+                "resident MB": round(max(run.resident for run in runs) / 1e6),
+            }
+        )
+    return rows
+
+
+def ratio(one: float, other: float) -> float:
+    return one / other
+
+
+def show(rows: list[dict[str, object]], title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row.values()))
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gigabytes", type=float, default=1.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tools", nargs="*", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--folder", type=Path, help="where the models are written")
+    parser.add_argument(
+        "--json", type=Path, default=Path(__file__).parent / "results/model_io.json"
+    )
+    parser.add_argument("--work", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        tool, source, target, task = options.work
+        work(tool, Path(source), Path(target), task)
+        return
+    tools = [tool for tool in TOOLS if tool in {*options.tools, "cp", "cp, flushed"}]
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        source = make_model(folder, options.gigabytes)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        rows = summary(rounds(source, folder, options.rounds, tools))
+    show(rows, f"{NODES} MatMul nodes, {size / 1e9:.2f} GB, {options.rounds} rounds, medians")
+    known = json.loads(options.json.read_text()) if options.json.exists() else {}
+    known[f"{options.gigabytes:g} GB"] = {
+        "bytes": size,
+        "rounds": options.rounds,
+        "machine": f"{os.cpu_count()} x {platform.machine()}, Linux {platform.release()}",
+        "python": platform.python_version(),
+        "rows": rows,
+    }
+    options.json.parent.mkdir(exist_ok=True)
+    options.json.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
