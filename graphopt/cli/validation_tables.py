@@ -31,7 +31,7 @@ def print_validation(found: Validation, subjects: Sequence[Subject], feeds: Feed
     short_names = _short_names([subject.name for subject in subjects])
     metric = f", metric {found.metric:.4f}" if found.metric is not None else ""
     title = (
-        f"{found.reference} ({size(sizes[found.reference])}{metric}),"
+        f"{short_names[found.reference]} ({size(sizes[found.reference])}{metric}),"
         f" {feeds.count:,} samples of {feeds.source}"
     )
     headings = (
@@ -47,7 +47,7 @@ def print_validation(found: Validation, subjects: Sequence[Subject], feeds: Feed
     rows = [
         (short_names[trial.candidate], *_verdict(trial, found, sizes)) for trial in found.trials
     ]
-    out.print(table(plain(title), headings, rows, right=(3, 4, 5)))
+    out.print(table(plain(title, 400), headings, rows, right=(3, 4, 5)))
     _print_errors(out, found.trials, short_names)
     for trial in found.trials:
         _print_nodes(out, trial)

@@ -78,7 +78,12 @@ def read_profile(file: str) -> Placement:
             shape_nodes += 1
         else:
             strays[operator] += 1
-    return Placement(dict(counts), shape_nodes, dict(copies), dict(strays.most_common()) if len(counts) > 1 else {})
+    return Placement(
+        dict(counts),
+        shape_nodes,
+        dict(copies),
+        dict(strays.most_common()) if len(counts) > 1 else {},
+    )
 
 
 def _computes_sizes(arguments: Mapping[str, Any]) -> bool:

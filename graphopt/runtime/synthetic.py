@@ -228,16 +228,13 @@ def _axes(
         if found:
             axes[item.name] = found[0]
         else:
-            axes[item.name] = 0 if not leading and _all_lead_alike(inputs) else None
+            alike = not leading and bool(item.shape) and _all_lead_alike(inputs)
+            axes[item.name] = 0 if alike else None
     return axes
 
 
 def _all_lead_alike(inputs: Sequence[Input]) -> bool:
-    return (
-        bool(inputs)
-        and all(item.shape for item in inputs)
-        and (len({item.shape[0] for item in inputs if item.shape}) == 1)
-    )
+    return len({item.shape[0] for item in inputs if item.shape}) == 1
 
 
 class _Maker:

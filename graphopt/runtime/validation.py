@@ -19,7 +19,6 @@ from graphopt.runtime.placement import Placement
 from graphopt.runtime.providers import Provider, ProviderAbsentError, require_offered
 from graphopt.runtime.session import Session
 
-
 _LARGE = 1 << 28
 """Bytes from which a model is left to ONNX Runtime to read."""
 

@@ -216,8 +216,8 @@ def test_other_interfaces_are_refused() -> None:
     reference = model("y = Relu(x)")
     with pytest.raises(CheckFailed, match="no output 'y'"):
         compare(reference, model("z = Relu(x)", "float[N,4] x) => (float[N,4] z"), feeds())
+    double = model("y = Cast<to=11>(x)", "float[N,4] x) => (double[N,4] y")
     with pytest.raises(CheckFailed, match="dtype float64"):
-        double = model("y = Cast<to=11>(x)", "float[N,4] x) => (double[N,4] y")
         compare(reference, double, feeds())
     with pytest.raises(CheckFailed, match="shape"):
         compare(reference, model("y = ReduceSum(x)", "float[N,4] x) => (float[1,1] y"), feeds())

@@ -139,4 +139,4 @@ def test_without_scikit_learn_the_error_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     with pytest.raises(GraphoptError, match=r"pip install 'graphopt\[sklearn\]'"):
-        score("accuracy", LOGITS, LABELS)
+        score("f1-macro", LOGITS, LABELS)

@@ -67,11 +67,12 @@ def test_sizes_are_searched_for_without_noise(capfd: pytest.CaptureFixture[str])
     shape = "s = Constant<value_ints = [-1, 12288]>()"
     made = model(f"{shape} y = Reshape(x, s)", "float[N,3,H,W] x) => (float[M,12288] y")
     assert synthetic_feeds(made, samples=3).arrays["x"].shape == (3, 3, 64, 64)
-    made = model("y = Add(x, c)", "float[N,H,W] x) => (float[N,48,192] y")
-    made.graph.initializers.add(
-        value := ir.Value(name="c", const_value=ir.tensor(np.ones((48, 192), np.float32)))
-    )
-    made.graph[0].replace_input_with(1, value)
+    made = model("a = MatMul(left, x) y = MatMul(a, right)", "float[N,H,W] x) => (float[N,1,1] y")
+    for name, shape in {"left": (1, 48), "right": (192, 1)}.items():
+        node = made.graph[0 if name == "left" else 1]
+        value = ir.Value(name=name, const_value=ir.tensor(np.ones(shape, np.float32), name=name))
+        made.graph.initializers.add(value)
+        node.replace_input_with(0 if name == "left" else 1, value)
     assert synthetic_feeds(made).arrays["x"].shape[1:] == (48, 192)
     assert capfd.readouterr().err == ""
 
