@@ -42,6 +42,13 @@ class Affine:
     axis: int | None = None
 
     @property
+    def shift_name(self) -> str | None:
+        """The name of the constant that is added."""
+        index = 2 if self.axis is not None else 1 if self.node.inputs[0] is self.data else 0
+        value = self.node.inputs[index]
+        return None if value is None or self.shift is None else value.name
+
+    @property
     def freed_bytes(self) -> int:
         """What a file loses with this node, its names and the constants that only it reads."""
         names = [

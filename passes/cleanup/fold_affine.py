@@ -68,7 +68,7 @@ class _Edit:
         if self.weight is not None:
             put(node, self.found.weight_index, self.weight, f"{name}_weight", place)
         if self.bias is not None and self.found.bias is not None:
-            put(*self.found.bias, self.bias, f"{name}_bias", place)
+            put(*self.found.bias, self.bias, self.gone.shift_name or f"{name}_bias", place)
             if self.found.bias_factor != 1.0:
                 node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
         if self.is_behind:

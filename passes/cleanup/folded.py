@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from graphopt.rewrite.constants import Array, add_constant, constant
 from graphopt.rewrite.names import Names
-from graphopt.rewrite.uses import is_unused, remove
 from passes.cleanup.affine import Wide
 
 _LAZY_BYTES = 4 << 20
@@ -60,12 +59,17 @@ def rounded(values: Wide, dtype: ir.DataType, name: str | None) -> ir.TensorProt
 def put(node: ir.Node, index: int, tensor: ir.TensorProtocol, base: str, place: Place) -> None:
     """Let an input of a node hold a tensor.
 
-    An initializer that only this node reads gets new contents and keeps its name; else a constant
-    named after `base` is added in front of the node.
+    A constant that only this node reads gets new contents and keeps its name; else one named after
+    `base` is added in front of the node.
     """
     old = node.inputs[index] if index < len(node.inputs) else None
-    if old is not None and is_owned(old) and old.is_initializer():
-        old.const_value = tensor
+    if old is not None and is_owned(old):
+        producer = old.producer()
+        if producer is None:
+            old.const_value = tensor
+        else:
+            producer.attributes.clear()
+            producer.attributes["value"] = ir.AttrTensor("value", tensor)
         old.shape, old.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
         return
     name = place.names.fresh(base)
@@ -73,9 +77,6 @@ def put(node: ir.Node, index: int, tensor: ir.TensorProtocol, base: str, place: 
     if index >= len(node.inputs):
         node.resize_inputs(index + 1)
     node.replace_input_with(index, new)
-    producer = None if old is None else old.producer()
-    if old is not None and producer is not None and is_unused(old):
-        remove(producer)
 
 
 class Place:
