@@ -38,12 +38,14 @@ class Passed:
         axes: For each axis of that shape the axis of the stored tensor; None: an inserted one.
         quantization: How it was dequantized on the way.
         integers: Whether real numbers were quantized on the way and not dequantized again.
+        opaque: Why the layer behind does not see the stored numbers, where it does not.
     """
 
     sizes: tuple[int, ...]
     axes: tuple[int | None, ...]
     quantization: Quantization | None = None
     integers: bool = False
+    opaque: str | None = None
 
     @classmethod
     def root(cls, tensor: ir.TensorProtocol) -> Passed:
@@ -157,11 +159,12 @@ def _axes_of(node: ir.Node) -> tuple[int, ...] | None:
     return None if named is None else tuple(named)
 
 
-def _regrouped(passed: Passed, sizes: Sequence[int], node: ir.Node) -> Passed | str:
+def _regrouped(passed: Passed, sizes: Sequence[int], node: ir.Node) -> Passed:
     """Match axes of two shapes that differ in ones only."""
     kept = [(size, axis) for size, axis in zip(passed.sizes, passed.axes, strict=True) if size != 1]
     if [size for size in sizes if size != 1] != [size for size, _ in kept]:
-        return f"a {node.op_type} that mixes its axes"
+        why = f"read through a {node.op_type} that mixes its axes"
+        return Passed(tuple(sizes), (None,) * len(sizes), opaque=why)
     stored = (axis for _, axis in kept)
     axes = tuple(None if size == 1 else next(stored) for size in sizes)
     return replace(passed, sizes=tuple(sizes), axes=axes)
@@ -177,9 +180,9 @@ def _dequantize(node: ir.Node, passed: Passed) -> Passed | str:
     if passed.integers:
         return replace(passed, integers=False)
     if passed.quantization is not None:
-        return "a second DequantizeLinear"
+        return replace(passed, opaque="dequantized twice")
     if node.attributes.get_int("block_size", 0):
-        return "a DequantizeLinear in blocks"
+        return replace(passed, opaque="quantized in blocks")
     axis = node.attributes.get_int("axis", 1)
     axis = 1 if axis is None else axis
     in_range = -len(passed.axes) <= axis < len(passed.axes)
@@ -187,9 +190,9 @@ def _dequantize(node: ir.Node, passed: Passed) -> Passed | str:
     zero_point = node.inputs[2] if len(node.inputs) > 2 else None
     quantization = passed.dequantized(node.inputs[1], zero_point, stored)
     if quantization is None:
-        return "a DequantizeLinear whose scale is computed"
+        return replace(passed, opaque="quantized with a scale that is computed")
     if quantization.scale.size != 1 and stored is None:
-        return "a DequantizeLinear along another axis"
+        return replace(passed, opaque="quantized along an axis that it does not have")
     return replace(passed, quantization=quantization)
 
 

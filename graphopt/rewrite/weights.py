@@ -200,10 +200,10 @@ class _Readers:
         if tensor is None:
             return
         pending = [(root, Passed.root(tensor))]
-        seen: set[tuple[ir.Value, tuple[int | None, ...], bool]] = set()
+        seen: set[tuple[ir.Value, Passed]] = set()
         while pending:
             value, passed = pending.pop()
-            way = (value, passed.axes, passed.integers)
+            way = (value, passed)
             if way in seen:  # two calls of one function
                 continue
             seen.add(way)
@@ -237,6 +237,8 @@ class _Readers:
         return _article(node.op_type)
 
     def _use(self, node: ir.Node, found: Slot, passed: Passed) -> None:
+        if passed.opaque is not None:
+            found = replace(found, opaque=passed.opaque)
         axes = passed.stored(found.axes)
         if axes is None:
             self.others.append("a layer that reads it in another shape")
@@ -249,8 +251,7 @@ class _Readers:
                 axes.output,
             )
             if quantization is None:
-                self.others.append("a layer whose scale is computed")
-                return
+                found = replace(found, opaque="quantized with a scale that is computed")
         scope = self.owners.get(id(node.graph))
         if scope is None:
             self.others.append("a node outside the model")
