@@ -84,8 +84,6 @@ def check_inline(proto: onnx.TensorProto, size: int, file: str) -> None:
     """
     if proto.HasField("segment"):
         raise _refused(proto, file, "is one segment of a tensor, which graphopt cannot carry")
-    if proto.external_data:
-        raise _refused(proto, file, "has external_data and is not external")
     dtype = data_type(proto, file)
     expected = _FIELDS[dtype.name]
     filled = filled_fields(proto)

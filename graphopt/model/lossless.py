@@ -16,7 +16,9 @@ _UNORDERED = {
     "quant_parameter_tensor_names": "key",
     "sparse_initializer": "",
 }
-_ABSENT_WHEN_EMPTY = frozenset({"g", "tp"})
+_ABSENT_WHEN_EMPTY = frozenset(
+    {(onnx.AttributeProto, "g"), (onnx.AttributeProto, "tp"), (onnx.ValueInfoProto, "type")}
+)
 _DEFAULT_DOMAIN = "ai.onnx"
 
 
@@ -24,8 +26,9 @@ def differences(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[str
     """Yield the paths of the fields in which two models differ.
 
     Orders that mean nothing are ignored (of types, opsets, metadata, annotations), and so is
-    whether a field holds its default or nothing, whether the default domain is written out, and
-    whether the names of unused last outputs are written as empty.
+    whether a field holds its default or nothing, whether the default domain is written out,
+    whether the names of unused last outputs are written as empty, and where the data of a tensor
+    once were that are inside now.
 
     Args:
         before: The model as it was.
@@ -41,7 +44,7 @@ def _message(before: Message, after: Message, path: str) -> Iterator[str]:
     for name in sorted({*left, *right}):
         where = f"{path}.{name}" if path else name
         one, other = left.get(name), right.get(name)
-        if name in _ABSENT_WHEN_EMPTY:
+        if (type(before), name) in _ABSENT_WHEN_EMPTY:
             present: Any = other if one is None else one
             one, other = one or type(present)(), other or type(present)()
         if one is None or other is None:
@@ -57,6 +60,8 @@ def _fields(message: Message) -> dict[str, Any]:
     for descriptor, value in message.ListFields():
         name = descriptor.name
         if name == "domain" and value == _DEFAULT_DOMAIN:
+            continue
+        if name == "external_data" and message.data_location != onnx.TensorProto.EXTERNAL:
             continue
         if isinstance(message, onnx.NodeProto) and name == "output":
             value = _without_last_empty(value)  # noqa: PLW2901 # the field, as it is compared

@@ -117,13 +117,27 @@ class _Cutter:
     def _replaced(self, kind: int, number: int, at: int, stop: int, depth: int) -> bytes | None:
         child = _CHILDREN[kind].get(number)
         if child is not None:
-            inner = self.message(child, at, stop, depth + 1)
+            enter = self._tensor if child == TENSOR else self.message
+            inner = enter(child, at, stop, depth + 1)
             return varint(number << 3 | _BYTES) + varint(len(inner)) + inner
         if stop - at > self.max_bytes:
             raise WireError(f"one field takes {stop - at} bytes, more than {self.max_bytes}")
         if kind == TENSOR and number == _RAW_DATA:
             return self._reference(at, stop - at)
         return None
+
+    def _tensor(self, kind: int, start: int, end: int, depth: int) -> bytes:
+        """As `message`, and without an `external_data` that says where the data once were."""
+        fields = list(_fields(self.buffer, start, end))
+        external = any(field[0] == _DATA_LOCATION and self.buffer[field[3]] for field in fields)
+        is_cut = any(f[0] == _RAW_DATA and f[4] - f[3] >= self.threshold for f in fields)
+        if external or not is_cut:
+            return self.message(kind, start, end, depth)
+        return b"".join(
+            self.message(kind, tag, stop, depth)
+            for number, _, tag, _, stop in fields
+            if number != _EXTERNAL_DATA
+        )
 
     def _reference(self, offset: int, length: int) -> bytes:
         entries = (

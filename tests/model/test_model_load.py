@@ -261,6 +261,16 @@ def test_data_both_inside_and_outside(folder: Path, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [3, 4096])
+def test_traces_of_a_former_data_file_mean_nothing(tmp_path: Path, size: int) -> None:
+    """ONNX Runtime's quantizer leaves them in tensors that it moved inside."""
+    tensor = numpy_helper.from_array(np.zeros(size, np.float32), "w")
+    for key, value in at("gone").items():
+        tensor.external_data.add(key=key, value=value)
+    loaded = load(write(tmp_path, model_with(tensor)))
+    assert loaded.graph.initializers["w"].const_value.tobytes() == tensor.raw_data
+
+
+@pytest.mark.parametrize("size", [3, 4096])
 def test_inline_data_shorter_than_the_shape(tmp_path: Path, size: int) -> None:
     tensor = numpy_helper.from_array(np.zeros(size, np.float32), "w")
     tensor.dims[0] += 1
