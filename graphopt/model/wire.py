@@ -127,7 +127,7 @@ class _Cutter:
         return None
 
     def _tensor(self, kind: int, start: int, end: int, depth: int) -> bytes:
-        """As `message`, and without an `external_data` that says where the data once were."""
+        """As `message`; of data that are cut out, only the reference says where they are."""
         fields = list(_fields(self.buffer, start, end))
         external = any(field[0] == _DATA_LOCATION and self.buffer[field[3]] for field in fields)
         is_cut = any(f[0] == _RAW_DATA and f[4] - f[3] >= self.threshold for f in fields)
@@ -136,7 +136,7 @@ class _Cutter:
         return b"".join(
             self.message(kind, tag, stop, depth)
             for number, _, tag, _, stop in fields
-            if number != _EXTERNAL_DATA
+            if number not in {_EXTERNAL_DATA, _DATA_LOCATION}
         )
 
     def _reference(self, offset: int, length: int) -> bytes:

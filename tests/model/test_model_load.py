@@ -266,6 +266,7 @@ def test_traces_of_a_former_data_file_mean_nothing(tmp_path: Path, size: int) ->
     tensor = numpy_helper.from_array(np.zeros(size, np.float32), "w")
     for key, value in at("gone").items():
         tensor.external_data.add(key=key, value=value)
+    tensor.data_location = TensorProto.DEFAULT
     loaded = load(write(tmp_path, model_with(tensor)))
     assert loaded.graph.initializers["w"].const_value.tobytes() == tensor.raw_data
 
