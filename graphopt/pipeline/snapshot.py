@@ -25,7 +25,7 @@ def snapshot(model: ir.Model) -> ir.Model:
     for scope in scopes(twin):
         for value in _values(scope):
             if value.type is not None:
-                value.type = copy.deepcopy(value.type)
+                value.type = _own_type(value.type)
     return twin
 
 
@@ -46,6 +46,13 @@ def structure(model: ir.Model) -> list[object]:
         facts.extend((name, id(value.const_value)) for name, value in graph.initializers.items())
         facts.extend(map(_node_facts, graph))
     return facts
+
+
+def _own_type(shared: ir.TypeProtocol) -> ir.TypeProtocol:
+    if type(shared) is ir.TensorType:
+        # All but every value has one, and deepcopy takes as long as the rest of the snapshot.
+        return ir.TensorType(shared.dtype, denotation=shared.denotation)
+    return copy.deepcopy(shared)
 
 
 def _values(scope: Scope) -> Iterator[ir.Value]:

@@ -424,6 +424,17 @@ def test_a_model_that_never_ran_can_be_rewritten_without_checks(
     assert ops(out) == ["Rover"]
 
 
+def test_a_provider_that_is_absent_is_not_the_models_fault(
+    graphopt: Run, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("-p", "scale", "--provider", "nowhere")
+    ran = graphopt("run", model, "-o", tmp_path / "o.onnx", *arguments)
+    assert ran.code != 0
+    assert "nowhere" in ran.err
+    assert "does not run" not in ran.err
+    assert not (tmp_path / "o.onnx").exists()
+
+
 def test_a_file_that_is_no_model_is_one_line(graphopt: Run, tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a model")
     ran = graphopt("run", tmp_path / "text.onnx", "-o", tmp_path / "o.onnx", "-p", "scale")

@@ -13,6 +13,7 @@ from graphopt.pipeline.instrument import Instrument, Step
 from graphopt.pipeline.interface import interface_change
 from graphopt.runtime.compare import Comparison, OutputError
 from graphopt.runtime.feeds import Array, Batch, Feeds, synthetic_feeds
+from graphopt.runtime.providers import ProviderAbsentError
 from graphopt.runtime.session import Session
 
 _ANYWAY = "rewrite without comparing: --no-verify"
@@ -63,6 +64,9 @@ class Compare(Instrument):
             self._feeds = self._feeds_for(model, context)
             session = Session(model, context.providers, title="it")
             outputs = [session.run(batch) for batch in self._batches()]
+        except ProviderAbsentError:
+            # That says nothing about the model.
+            raise
         except CheckFailed as error:
             raise CheckFailed(
                 f"the model does not run on ONNX Runtime before any pass: {error.cause}",
