@@ -93,13 +93,12 @@ def weights(result: RunResult, histograms: Sequence[Histogram]) -> Html:
     ]
     if not edited:
         return _NOTHING
-    drawn = sorted(histograms, key=lambda histogram: -histogram.elements)[:_MOST_DRAWN]
-    chosen = {(histogram.pass_text, histogram.weight) for histogram in drawn}
-    figures = [_figure(h) for h in histograms if (h.pass_text, h.weight) in chosen]
+    largest = sorted(range(len(histograms)), key=lambda index: -histograms[index].elements)
+    drawn = [histograms[index] for index in sorted(largest[:_MOST_DRAWN])]
     return _section(
         "Weights",
-        _legend(len(figures), len(edited)) if figures else _NOTHING,
-        element("div", *figures, class_="figures") if figures else _NOTHING,
+        _legend(len(drawn), len(edited)) if drawn else _NOTHING,
+        *_figures(drawn),
         element(
             "details",
             element("summary", f"All {_plural(len(edited), 'edited weight')} as a table"),
@@ -213,6 +212,17 @@ def _cell(text: str, column: rows.Column, is_first: bool) -> Html:
 
 def _kind(column: rows.Column) -> str:
     return "number" if column.number else "text"
+
+
+def _figures(histograms: Sequence[Histogram]) -> Iterable[Html]:
+    """Draw histograms under the passes they belong to, the passes in order."""
+    by_pass: dict[str, list[Histogram]] = {}
+    for histogram in histograms:
+        by_pass.setdefault(histogram.pass_text, []).append(histogram)
+    for text, group in by_pass.items():
+        if len(by_pass) > 1:
+            yield element("h3", element("code", text))
+        yield element("div", *map(_figure, group), class_="figures")
 
 
 def _figure(histogram: Histogram) -> Html:

@@ -46,7 +46,11 @@ def table(
         right: The columns of numbers, which are aligned right and never wrapped.
     """
     made = Table(
-        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for index, heading in enumerate(columns):
         is_number = index in right

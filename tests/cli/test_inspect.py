@@ -47,7 +47,7 @@ def inspect(*arguments: str | Path) -> str:
 
 def test_table(tmp_path: Path) -> None:
     shown = inspect(write_model(tmp_path / "m.onnx"), "--dim", "T=5")
-    rows = {line.strip().split("   ")[0]: line for line in shown.splitlines()}
+    rows = {line.strip().split("  ")[0]: line for line in shown.splitlines()}
     assert "12 (48 B)" in rows["parameters"]
     assert "60" in rows["multiply-accumulates"]
     assert "75.0 %" in rows["sparsity of weights"]

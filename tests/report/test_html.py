@@ -220,6 +220,20 @@ def test_a_run_that_nobody_measured_has_a_report() -> None:
     assert TEXT in text
 
 
+def test_histograms_stand_under_their_passes_in_order() -> None:
+    other = "threshold(sparsity=0.9)"
+    run = result(step(TEXT, (note("a"), note("b"))), step(other, (note("a"), note("b"))))
+    drawn = [
+        histogram(name, text, size)
+        for text, sizes in ((TEXT, {"a": 5, "b": 2}), (other, {"a": 50, "b": 20}))
+        for name, size in sizes.items()
+    ]
+    source = page(run, histograms=drawn)
+    first, second = (source.index(f"<h3><code>{text}</code></h3>") for text in (TEXT, other))
+    labels = [found.start() for found in re.finditer("Histogram of", source)]
+    assert [first < at < second for at in labels] == [True, True, False, False]
+
+
 def test_many_layers_stay_small() -> None:
     names = [f"layer{index}.weight" for index in range(2000)]
     run = result(
