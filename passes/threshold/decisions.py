@@ -25,8 +25,8 @@ class Decision:
         masks: Which of its elements stay, computed afresh each time.
         zeroed: How many elements are zero then.
         changes: Whether any of them is not zero yet.
-        threshold: The magnitude below which elements go, or where rows or blocks decide the
-            largest magnitude that goes; in the median channel where channels differ.
+        threshold: The magnitude below which elements go, in the median channel where channels
+            differ; where rows or blocks decide, or all elements go, the largest that goes.
     """
 
     source: Source
@@ -67,6 +67,8 @@ def cut_elements(units: Elements, cut: Cut) -> Decision:
         return units.masks(cut)
 
     source = units.scored.source
+    if cut.zeroed == source.size:
+        return counted(source, masks)
     changes = cut.zeroed > 0 and any(_zeroes_more(source, masks))
     return Decision(source, masks, cut.zeroed, changes, units.scored.magnitude_of(cut.threshold))
 

@@ -15,9 +15,13 @@ def standard_deviation(sources: Iterable[Source]) -> float:
 
     Blocks are merged by the parallel formula of Chan, Golub and LeVeque (1979), which does not
     cancel where the mean is large.
+
+    Raises:
+        GraphoptError: An element is NaN or infinite.
     """
     count, mean, squares = 0, 0.0, 0.0
     for source in sources:
+        source.verify()
         stored = source.stored()
         for where in contiguous(source.shape):
             block = source.real(stored, where).astype(np.float64)

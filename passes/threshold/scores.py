@@ -53,8 +53,10 @@ class Scored:
 
     def magnitude_of(self, score: float) -> float:
         """Return the magnitude that has a score, in the median channel."""
-        middle = 1.0 if self.factor is None else float(np.median(self.factor))
-        return score / middle if middle > 0 else score
+        if self.factor is None or not self.factor.any():
+            return score
+        # Channels of zeros have no factor. The mean of two middle ones may leave float32.
+        return score / float(np.median(self.factor[self.factor > 0].astype(np.float64)))
 
 
 def scored(source: Source, score: Score) -> Scored:
