@@ -262,15 +262,20 @@ class _Maker:
             stacked = frozenset(axes)
             axes = dict.fromkeys(axes, 0)
         generator = np.random.default_rng(self._seed)
-        arrays = {}
+        arrays: dict[str, Array] = {}
         for item in self.inputs:
             shape = self._shape(item, plan)
             axis = axes[item.name]
-            if item.name in stacked:
-                shape = [runs, *shape]
-            elif axis is not None:
-                shape[axis] = plan.batch * runs
             role = self._roles[item.name]
+            if item.name in stacked:
+                # Each is an input of its own: axes, say, start at 0 in all of them.
+                whole = [
+                    _values(generator, item, role, tuple(shape), plan.unit) for _ in range(runs)
+                ]
+                arrays[item.name] = np.stack(whole)
+                continue
+            if axis is not None:
+                shape[axis] = plan.batch * runs
             arrays[item.name] = _values(generator, item, role, tuple(shape), plan.unit)
         batch = 1 if stacked else plan.batch
         dynamic = batch > 1 and not _is_fixed(self.inputs, plan)

@@ -121,6 +121,7 @@ def test_a_rate_is_one_that_the_model_asks_for() -> None:
     [
         ("y = Reshape(x, s)", "float[N,6] x, int64[2] s) => (float[A,B] y"),
         ("y = Slice(x, s, e, a)", "float[N,6] x, int64[1] s, int64[1] e, int64[1] a) => (float y"),
+        ("y = Slice(x, s, e, a)", "float[5,6] x, int64[2] s, int64[2] e, int64[2] a) => (float y"),
         ("y = Expand(x, s)", "float[N,1] x, int64[2] s) => (float[A,B] y"),
         ("y = Tile(x, s)", "float[N,2] x, int64[2] s) => (float[A,B] y"),
         ("y, i = TopK(x, k)", "float[N,5] x, int64[1] k) => (float[N,A] y, int64[N,A] i"),
