@@ -197,7 +197,7 @@ def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.Value, ir.TensorProtocol
                 yield scope.at(name), value, value.const_value
         for node in scope.graph:
             tensor = _constant_tensor(node)
-            if tensor is not None:
+            if tensor is not None and node.outputs:
                 yield scope.at(node.outputs[0].name), node.outputs[0], tensor
 
 

@@ -177,6 +177,7 @@ def _linear_model(call: Call) -> int:
 
 _RULES: dict[str, Callable[[Call], int]] = {
     "Attention": _attention,
+    "CausalConvWithState": _convolution(1),
     "Conv": _convolution(1),
     "ConvInteger": _convolution(1),
     "ConvTranspose": _transposed_convolution,

@@ -40,6 +40,7 @@ _OPAQUE = frozenset(
         "FusedMoE",
         "GreedySearch",
         "GroupQueryAttention",
+        "LinearAttention",
         "LongformerAttention",
         "MoE",
         "PackedAttention",
@@ -50,7 +51,7 @@ _OPAQUE = frozenset(
         "SparseAttention",
     }
 )
-"""Operators of com.microsoft that multiply and that no rule here counts."""
+"""Operators of ONNX and of com.microsoft that multiply and that no rule here counts."""
 
 _KNOWN_DOMAINS = frozenset(
     {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training"}
@@ -130,7 +131,7 @@ class _Names:
             names.constants[tensor.name] = tensor
         for node in graph.node:
             names.producers.update((output, node) for output in node.output if output)
-            if node.op_type == "Constant":
+            if node.op_type == "Constant" and node.output:
                 names.constants.update(
                     (node.output[0], a.t) for a in node.attribute if a.name == "value"
                 )
@@ -187,9 +188,7 @@ class _Walk:
         ]
         if bodies:
             return self._control_flow(node, names, at, bodies)
-        if node.domain not in _KNOWN_DOMAINS or (
-            node.domain == "com.microsoft" and node.op_type in _OPAQUE
-        ):
+        if node.domain not in _KNOWN_DOMAINS or node.op_type in _OPAQUE:
             raise UnknownSizeError(f"no rule for {node.domain}::{node.op_type}")
         counted = rule(node.domain, node.op_type)
         if counted is None:

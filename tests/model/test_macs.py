@@ -181,6 +181,18 @@ def test_an_operator_of_a_foreign_domain_is_not_taken_for_free() -> None:
     assert "lab::Mystery" in result.unknown[0]
 
 
+def test_an_operator_that_multiplies_and_has_no_rule_is_named() -> None:
+    result = counted(
+        "g (float[N,3,8] x) => (float[N,3,8] y) { y = com.microsoft.GroupQueryAttention(x) }",
+        CONTRIB,
+    )
+    assert result.total is None
+    result = counted("g (float[N,3,8] x) => (float[N,3,8] y) { y = LinearAttention(x, x, x) }")
+    assert result.total is None
+    result = counted("g (float[N,3,8] x) => (y) { y = com.microsoft.BiasGelu(x, x) }", CONTRIB)
+    assert result.total == 0
+
+
 def test_many_unknowns_are_summarized() -> None:
     nodes = "".join(f"y{i} = MatMul(x, x) " for i in range(50))
     result = counted(f"g (float[A,B,B] x) => (y0) {{ {nodes} }}")
