@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from graphopt.rewrite.dims import Dims
 from passes.cleanup import merges
 from passes.cleanup.affine import FLOATS
 from passes.cleanup.merges import Merge, Merged
-from passes.cleanup.sites import Site, int_setting, ints_setting
+from passes.cleanup.sites import Site, int_setting, ints_setting, optional_input
 
 _BROADCASTS_SINCE = 7
 _OPTIONAL_BIAS_SINCE = 11
@@ -26,25 +26,28 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     yield from merges.rewrites(model, _MERGES)
 
 
-def _matmul_add(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
-    if not _are_float_matrices(inner, site) or site.opset < _BROADCASTS_SINCE:
+def _product_add(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
+    """A product without a bias, and the Add that could be it."""
+    factors = inner.inputs[:2]
+    if optional_input(inner, 2) is not None or site.opset < _BROADCASTS_SINCE:
         return None
-    if any(
-        value is not None and is_op(value.producer(), "DequantizeLinear") for value in inner.inputs
-    ):
-        # ONNX Runtime knows quantized MatMuls by this shape.
+    if not _are_float_matrices(factors, site) or any(_is_quantized(value) for value in factors):
         return None
     bias = outer.inputs[1 if outer.inputs[0] is inner.outputs[0] else 0]
-    left, right = (site.facts.shape(value) for value in inner.inputs)
-    bias_shape = site.facts.shape(bias)
-    if left is None or right is None or not _broadcasts(bias_shape, (left[0], right[1])):
+    if not _broadcasts(site.facts.shape(bias), site.facts.shape(inner.outputs[0])):
         return None
-    return Merged("Gemm", [*inner.inputs, bias])
+    kept = [value for name, value in inner.attributes.items() if name != "beta"]
+    return Merged("Gemm", [*factors, bias], kept)
 
 
-def _broadcasts(shape: Dims | None, goal: Dims) -> bool:
+def _is_quantized(value: ir.Value | None) -> bool:
+    """Whether ONNX Runtime would look for a quantized MatMul here."""
+    return value is not None and is_op(value.producer(), "DequantizeLinear")
+
+
+def _broadcasts(shape: Dims | None, goal: Dims | None) -> bool:
     """Whether a bias reaches the product's shape, and does not go beyond it."""
-    if shape is None or len(shape) > len(goal):
+    if shape is None or goal is None or len(shape) > len(goal):
         return False
     aligned = goal[len(goal) - len(shape) :]
     return all(
@@ -68,7 +71,7 @@ def _transpose_gemm(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None
 
 
 def _transpose_matmul(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
-    if site.opset < _OPTIONAL_BIAS_SINCE or not _are_float_matrices(outer, site):
+    if site.opset < _OPTIONAL_BIAS_SINCE or not _are_float_matrices(outer.inputs, site):
         return None
     return _transpose_gemm(inner, outer, site)
 
@@ -80,14 +83,15 @@ def _swaps(node: ir.Node, site: Site) -> bool:
     return list(order) == [1, 0]
 
 
-def _are_float_matrices(node: ir.Node, site: Site) -> bool:
+def _are_float_matrices(values: Sequence[ir.Value | None], site: Site) -> bool:
     return all(
-        site.facts.rank(value) == 2 and site.facts.dtype(value) in FLOATS for value in node.inputs
+        site.facts.rank(value) == 2 and site.facts.dtype(value) in FLOATS for value in values
     )
 
 
 _MERGES: dict[tuple[str, str], Merge] = {
-    ("MatMul", "Add"): _matmul_add,
+    ("MatMul", "Add"): _product_add,
+    ("Gemm", "Add"): _product_add,
     ("Transpose", "Gemm"): _transpose_gemm,
     ("Transpose", "MatMul"): _transpose_matmul,
 }
