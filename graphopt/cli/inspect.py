@@ -55,9 +55,11 @@ def command(
     max_depth: int,
     follow_symlinks: bool,
 ) -> None:
-    """Show what MODEL holds: size on disk, parameters, multiply-accumulates, sparsity, the share of
-    quantized compute, opsets, operators, inputs and outputs, subgraphs, functions, largest weights.
-    """  # noqa: D205 - click prints the first paragraph as the summary
+    """Show what MODEL holds.
+
+    Size on disk, parameters, multiply-accumulates, sparsity, the share of quantized compute,
+    opsets, operators, inputs and outputs, subgraphs and functions, and the largest weights.
+    """
     from graphopt.model import Limits, load
     from graphopt.model.facts import measure
     from graphopt.pipeline.recipe import data_files

@@ -60,10 +60,10 @@ def summary(result: RunResult) -> Html:
 
 def passes(result: RunResult) -> Html:
     """Show what each pass did."""
-    undone = [
-        element("li", element("code", step.pass_text), f": {step.rolled_back}")
+    remarks = [
+        element("li", element("code", step.pass_text), f": {remark}")
         for step in result.steps
-        if step.rolled_back is not None
+        for remark in _remarks(step)
     ]
     return _section(
         "Passes",
@@ -72,8 +72,7 @@ def passes(result: RunResult) -> Html:
             rows.PASS_COLUMNS,
             rows.pass_rows(result),
         ),
-        element("p", "Rolled back:") if undone else _NOTHING,
-        element("ul", *undone) if undone else _NOTHING,
+        element("ul", *remarks) if remarks else _NOTHING,
     )
 
 
@@ -212,6 +211,14 @@ def _cell(text: str, column: rows.Column, is_first: bool) -> Html:
 
 def _kind(column: rows.Column) -> str:
     return "number" if column.number else "text"
+
+
+def _remarks(step: StepRecord) -> Iterable[str]:
+    """Say what guards measured, and why a pass was undone."""
+    for name, value in step.measures.items():
+        yield f"{name} {value:.4g}"
+    if step.rolled_back is not None:
+        yield f"rolled back: {step.rolled_back}"
 
 
 def _figures(histograms: Sequence[Histogram]) -> Iterable[Html]:

@@ -176,7 +176,13 @@ def hostile_page() -> str:
     noted = Note(HOSTILE, HOSTILE, {"weight": HOSTILE, "threshold": 0.25})
     made = step(HOSTILE, (noted,), (noted,))
     error = replace(made.errors[0], name=HOSTILE)
-    made = replace(made, errors=(error,), rolled_back=HOSTILE, timing=Timing(HOSTILE, 1.0))
+    made = replace(
+        made,
+        errors=(error,),
+        measures={HOSTILE: 1.0},
+        rolled_back=HOSTILE,
+        timing=Timing(HOSTILE, 1.0),
+    )
     run = result(made)
     run.model.metadata_props[f"graphopt.{HOSTILE}"] = HOSTILE
     return page(
@@ -206,10 +212,11 @@ def test_a_run_without_passes_has_a_report() -> None:
 
 
 def test_a_rolled_back_pass_says_so() -> None:
-    undone = replace(RUN.steps[0], rolled_back="accuracy fell", after=RUN.steps[0].before)
+    undone = replace(RUN.steps[0], rolled_back="accuracy fell", measures={"accuracy": 0.5})
     shown = page(replace(RUN, steps=(undone,)))
     assert "(rolled back)" in shown
-    assert "accuracy fell" in shown
+    assert "rolled back: accuracy fell" in shown
+    assert "accuracy 0.5" in shown
 
 
 def test_a_run_that_nobody_measured_has_a_report() -> None:
