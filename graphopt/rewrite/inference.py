@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.model.scopes import scopes
-from graphopt.rewrite.constants import is_op, nbytes
+from graphopt.rewrite.constants import constant, is_op, nbytes
 from graphopt.rewrite.contents import Contents
 from graphopt.rewrite.dims import Dim, Dims, declared_dims
 
@@ -177,10 +177,10 @@ class _Skeleton:
         _write_dims(info.type.tensor_type.shape, [int(size) for size in tensor.shape.numpy()])
 
     def _add_node(self, proto: onnx.GraphProto, node: ir.Node) -> None:
-        if is_op(node, "Constant") and "value" in node.attributes:
-            attribute = node.attributes["value"]
-            if not attribute.is_ref() and not _is_small(attribute.as_tensor()):
-                self._constant(proto, node.outputs[0], attribute.as_tensor())
+        if is_op(node, "Constant") and node.outputs:
+            tensor = constant(node.outputs[0])
+            if tensor is not None:
+                self._constant(proto, node.outputs[0], tensor)
                 return
         inputs = [self._name(value) for value in node.inputs]
         added = proto.node.add(op_type=node.op_type, domain=node.domain, input=inputs)

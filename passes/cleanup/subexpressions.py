@@ -112,6 +112,7 @@ def _float_key(number: float) -> Hashable:
     return number.hex()
 
 
+# `Attr.as_tensor` checks the whole protocol of tensors, which takes longer than hashing one.
 _ATTRIBUTE_KEYS: dict[ir.AttributeType, Callable[[ir.Attr], Hashable]] = {
     ir.AttributeType.INT: ir.Attr.as_int,
     ir.AttributeType.FLOAT: lambda attribute: _float_key(attribute.as_float()),
@@ -119,7 +120,7 @@ _ATTRIBUTE_KEYS: dict[ir.AttributeType, Callable[[ir.Attr], Hashable]] = {
     ir.AttributeType.INTS: lambda attribute: tuple(attribute.as_ints()),
     ir.AttributeType.FLOATS: lambda attribute: tuple(map(_float_key, attribute.as_floats())),
     ir.AttributeType.STRINGS: lambda attribute: tuple(attribute.as_strings()),
-    ir.AttributeType.TENSOR: lambda attribute: _tensor_key(attribute.as_tensor()),
+    ir.AttributeType.TENSOR: lambda attribute: _tensor_key(attribute.value),
     ir.AttributeType.TENSORS: lambda attribute: tuple(map(_tensor_key, attribute.as_tensors())),
 }
 """How attributes compare; graphs, sparse tensors and types do not."""
