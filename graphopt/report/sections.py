@@ -88,7 +88,11 @@ def outputs(result: RunResult) -> Html:
 def weights(result: RunResult, histograms: Sequence[Histogram]) -> Html:
     """Draw the histograms of the largest weights, and list all weights that passes edited."""
     edited = [
-        (step, note) for step in result.steps for note in step.rewrites if "weight" in note.details
+        (step, note)
+        for step in result.steps
+        if step.rolled_back is None
+        for note in step.rewrites
+        if "weight" in note.details
     ]
     if not edited:
         return _NOTHING

@@ -183,7 +183,7 @@ def hostile_page() -> str:
         rolled_back=HOSTILE,
         timing=Timing(HOSTILE, 1.0),
     )
-    run = result(made)
+    run = result(made, replace(made, rolled_back=None))
     run.model.metadata_props[f"graphopt.{HOSTILE}"] = HOSTILE
     return page(
         run,
@@ -217,6 +217,8 @@ def test_a_rolled_back_pass_says_so() -> None:
     assert "(rolled back)" in shown
     assert "rolled back: accuracy fell" in shown
     assert "accuracy 0.5" in shown
+    # Its weights are as they were.
+    assert "edited weight" not in shown
 
 
 def test_a_run_that_nobody_measured_has_a_report() -> None:
