@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graphopt.errors import CheckFailed, GraphoptError
-    from graphopt.model import Limits, Saved, load, save
+    from graphopt.model import Limits, Saved, Scope, load, save, scopes
     from graphopt.model.facts import Facts, measure
     from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
     from graphopt.pipeline.instrument import Instrument, RollBack, Step
@@ -42,6 +42,7 @@ _HOMES = {
     "RollBack": "graphopt.pipeline.instrument",
     "RunResult": "graphopt.pipeline.result",
     "Saved": "graphopt.model",
+    "Scope": "graphopt.model",
     "Step": "graphopt.pipeline.instrument",
     "StepRecord": "graphopt.pipeline.result",
     "compare": "graphopt.runtime.compare",
@@ -51,6 +52,7 @@ _HOMES = {
     "parse": "graphopt.pipeline.syntax",
     "run": "graphopt.pipeline.manager",
     "save": "graphopt.model",
+    "scopes": "graphopt.model",
     "synthetic_feeds": "graphopt.runtime.feeds",
     "unparse": "graphopt.pipeline.syntax",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "RollBack",
     "RunResult",
     "Saved",
+    "Scope",
     "Step",
     "StepRecord",
     "compare",
@@ -81,6 +84,7 @@ __all__ = [
     "parse",
     "run",
     "save",
+    "scopes",
     "synthetic_feeds",
     "unparse",
 ]

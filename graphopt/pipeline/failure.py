@@ -13,7 +13,7 @@ from graphopt.pipeline.reproducer import replay_command, write_reproducer
 from graphopt.pipeline.result import StepRecord
 
 
-class PassFailed(GraphoptError):  # noqa: N818 - the name that the log and the docs use
+class PassFailed(GraphoptError):
     """A pass raised, or a check behind it said no.
 
     Exit code 2 where the pass refused, before it edited anything, what it was given; else 1.

@@ -58,7 +58,7 @@ class Step:
         return self.after is not self.before
 
 
-class RollBack(Exception):  # noqa: N818 - it asks the manager for something, it reports no error
+class RollBack(Exception):
     """Raised by `Instrument.after` to undo the pass and go on with the next one.
 
     Args:
