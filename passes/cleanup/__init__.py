@@ -65,21 +65,23 @@ class Cleanup(Pass):
             raise GraphoptError(f"cleanup: max_bytes must not be negative, got {self.max_bytes}")
 
     def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
-        """Yield the rewrites of all rules, round by round, and each decline once."""
+        """Yield the rewrites of all rules, round by round; then what the last round declined.
+
+        What an earlier round declines, a later one may do: a weight is folded that was computed.
+        """
         del context
         rules = self._rules()
-        declined: set[Declined] = set()
         try:
             while True:
-                applied = _Applied()
+                applied, declined = _Applied(), dict[Declined, None]()
                 for rule in rules:
                     for step in rule(model):
                         if isinstance(step, Rewrite):
                             yield applied.watch(step)
-                        elif step not in declined:
-                            declined.add(step)
-                            yield step
+                        else:
+                            declined[step] = None
                 if not applied.any:
+                    yield from declined
                     return
                 _forget(model)
         finally:
