@@ -13,12 +13,23 @@ def interface_change(before: ir.Model, after: ir.Model) -> str | None:
     A more specific shape differs too: a caller that fed the batch that is gone is broken.
     """
     for kind, old, new in (
-        ("input", before.graph.inputs, after.graph.inputs),
+        ("input", _inputs(before), _inputs(after)),
         ("output", before.graph.outputs, after.graph.outputs),
     ):
         if change := _change(kind, old, new):
             return change
     return None
+
+
+def _inputs(model: ir.Model) -> Sequence[ir.Value]:
+    """Return what a caller can feed.
+
+    Up to IR version 3 every weight had to be listed as an input and was fixed all the same: ONNX
+    Runtime does not let it be fed.
+    """
+    if (model.ir_version or 0) > 3:
+        return model.graph.inputs
+    return [value for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _change(kind: str, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> str | None:

@@ -10,6 +10,7 @@ from before_after import assert_equal_outputs, check_clean, clean, declines, mod
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Rewrite
+from graphopt.pipeline.interface import interface_change
 from passes.cleanup import Cleanup
 
 MODELS = Path(__file__).parents[4] / "shared" / "models"
@@ -107,3 +108,12 @@ def test_a_batch_norm_network_keeps_no_constant_chain() -> None:
         for node in model.graph
     )
     assert_equal_outputs(onnx.load(path), ir.to_proto(model), rtol=1e-3)
+
+
+def test_weights_that_leave_the_inputs_of_an_old_file_are_no_change_of_interface() -> None:
+    text = """<ir_version: 3, opset_import: ["" : 8]>
+    g (float[2] x, float[2] w = {1, 2}) => (float[2] y) { y = Add(x, w) }"""
+    model = ir.from_onnx_text(text)
+    clean(model)
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    assert interface_change(ir.from_onnx_text(text), model) is None
