@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx_ir as ir
-from before_after import Array, assert_equal_outputs, clean
-from hypothesis import HealthCheck, given, settings
+from before_after import Array, assert_equal_outputs, clean, session
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 N = 3
 """The batch of the feeds; the models call it N."""
@@ -237,6 +238,14 @@ def size_of(proto: onnx.ModelProto) -> int:
     return sum(node.op_type != "Constant" for node in model.graph.all_nodes())
 
 
+def is_run(proto: onnx.ModelProto, feeds: dict[str, Array]) -> bool:
+    try:
+        session(proto).run(None, feeds)
+    except Fail:
+        return False
+    return True
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
@@ -259,6 +268,9 @@ def test_outputs_stay_and_nothing_grows(
     assert size_of(after) <= size_of(before)
     rng = np.random.default_rng(seed)
     feeds = {"x": rng.standard_normal((N, 4, 6)).astype(np.float32), "flag": np.array(flag)}
+    # ONNX Runtime 1.31 cannot run some originals: an Identity in a body that reads an outer value
+    # behind two casts finds no tensor. There is nothing to compare with then.
+    assume(is_run(before, feeds))
     assert_equal_outputs(before, after, feeds, rtol=1e-3)
     clean(model)
     assert ir.to_proto(model).SerializeToString() == after.SerializeToString()
