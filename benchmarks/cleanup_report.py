@@ -76,20 +76,19 @@ def _tool_line(tool: str, summary: Row, total: int) -> str:
 
 
 def _speed_line(rows: Sequence[Row], mine: str, other: str) -> str:
-    ratios, memory = [], []
-    for row in rows:
-        ours, theirs = row["tools"][mine], row["tools"][other]
-        if "crash" not in ours and "crash" not in theirs:
-            ratios.append(ours["seconds"] / theirs["seconds"])
-            memory.append(ours["peak_mib"] / theirs["peak_mib"])
-    if not ratios:
+    pairs = [(row["tools"][mine], row["tools"][other]) for row in rows]
+    pairs = [pair for pair in pairs if not any("crash" in result for result in pair)]
+    if not pairs:
         return f"{mine} against {other}: nothing to compare"
-    faster = sum(ratio < 1 for ratio in ratios)
-    return (
-        f"{mine} against {other}: faster on {faster} of {len(ratios)}, median time ratio "
-        f"{statistics.median(ratios):.2f} (worst {max(ratios):.2f}), "
-        f"median peak memory ratio {statistics.median(memory):.2f}"
-    )
+    parts = []
+    for key, label in (("seconds", "time"), ("cpu_seconds", "CPU time"), ("peak_mib", "memory")):
+        ratios = [ours[key] / theirs[key] for ours, theirs in pairs]
+        less = sum(ratio < 1 for ratio in ratios)
+        parts.append(
+            f"{label} less on {less} of {len(ratios)}, median ratio "
+            f"{statistics.median(ratios):.2f} (worst {max(ratios):.2f})"
+        )
+    return f"{mine} against {other}: " + "; ".join(parts)
 
 
 def _lost_lines(rows: Sequence[Row], mine: str) -> list[str]:

@@ -128,9 +128,11 @@ def _limit(node: ir.Node, name: str, index: int, site: Site) -> float | None:
 def _casts(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | Same | None:
     """A cast that loses nothing, and another one behind it."""
     data = inner.inputs[0]
+    if site.opset < 6:
+        return None  # types were spelled out in those days
     source = site.facts.dtype(data)
     between, target = (int_setting(node, "to", 0) for node in (inner, outer))
-    if data is None or source is None or between is None or target is None:
+    if data is None or source is None or not between or not target:
         return None
     if not _is_lossless(source, ir.DataType(between)):
         return None
