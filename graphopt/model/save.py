@@ -242,4 +242,3 @@ def write_tensor(tensor: ir.TensorProtocol, file: StagedFile) -> None:
             f"of data and not {tensor.nbytes}",
             fix="give it data of its shape and type",
         )
-    file.start_writeback()
