@@ -9,17 +9,18 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import onnx_ir as ir
-from onnx_ir import tensor_adapters
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.interface import avoid_clashes, rename_dims, rename_values
 from graphopt.convert.parity import Reference, check_parity
 from graphopt.convert.provenance import remove_source_paths
+from graphopt.convert.torch_arrays import to_numpy, to_torch
+from graphopt.convert.torch_batch import with_free_batch
 from graphopt.convert.torch_files import kind_of
 from graphopt.convert.torch_network import Network, open_network
 from graphopt.convert.torch_program import first_line
@@ -55,7 +56,7 @@ def convert(source: str, options: Options) -> Conversion:
         )
     with _quiet():
         network = open_network(source, options)
-        program = network.program or _exported(network, options)
+        program, freed = _program(network, options)
         model = _to_onnx(program, network.source, options.opset)
         rename_dims(model, {})
         names, notes = _dim_names(model, program, options)
@@ -65,10 +66,11 @@ def convert(source: str, options: Options) -> Conversion:
     avoid_clashes(model)
     if not options.keep_source_paths:
         remove_source_paths(model)
-    ranges = {names.get(symbol, symbol): sizes for symbol, sizes in _ranges(program).items()}
+    ranges = {names[symbol]: sizes for symbol, sizes in _ranges(program).items() if symbol in names}
+    notes += freed
     notes += [
-        f"{name} is only right from {low} to {'any size' if high == _LARGEST_SIZE else high}:"
-        " the network branches on it"
+        f"{name} may go from {low} to {'any size' if high == _LARGEST_SIZE else high}:"
+        " torch exported the network for these sizes"
         for name, (low, high) in ranges.items()
         if low > 1 or high < _LARGEST_SIZE
     ]
@@ -96,17 +98,42 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+def _program(network: Network, options: Options) -> tuple[torch.export.ExportedProgram, list[str]]:
+    """Return what is exported to ONNX, and a note if it is not what was in the file."""
+    program = network.program
+    if program is None:
+        return _exported(network, options), []
+    if options.static and program.range_constraints:
+        return _traced(program.module(check_guards=False), network, None), []
+    if options.static or program.range_constraints:
+        return program, []
+    freed = with_free_batch(program, (network.args, network.kwargs))
+    if freed is None:
+        return program, []
+    note = (
+        "the batch, fixed in the program, was freed: each sample gives what it gave there,"
+        " as compared at twice the batch; --static keeps it"
+    )
+    return freed, [note]
+
+
 def _exported(network: Network, options: Options) -> torch.export.ExportedProgram:
     """Trace a network; the batch varies where the network lets it, named dimensions must."""
-    import torch
-
     assert network.module is not None
     args, kwargs = network.args, network.kwargs
     if not options.static:
         args, kwargs = _with_room(network)
     shapes = None if options.static else _dynamic_shapes(network, args, kwargs, options)
+    return _traced(network.module, replace(network, args=args, kwargs=kwargs), shapes)
+
+
+def _traced(
+    module: torch.nn.Module, network: Network, shapes: dict[str, Any] | None
+) -> torch.export.ExportedProgram:
+    import torch
+
     try:
-        return torch.export.export(network.module, args, kwargs, dynamic_shapes=shapes)
+        return torch.export.export(module, network.args, network.kwargs, dynamic_shapes=shapes)
     except Exception as error:
         # torch.export raises what its tracer, its solver or the network raises.
         raise GraphoptError(
@@ -281,7 +308,7 @@ def _examples(model: ir.Model, network: Network) -> Batch:
             f" {len(names)} inputs ({', '.join(names)})",
             file=network.source,
         )
-    return {name: _to_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
+    return {name: to_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
 
 
 def _reference(network: Network, program: torch.export.ExportedProgram) -> Reference:
@@ -296,7 +323,7 @@ def _reference(network: Network, program: torch.export.ExportedProgram) -> Refer
     def run(batch: Batch) -> Sequence[Array]:
         arrays = iter(batch.values())
         fed = [
-            _to_torch(next(arrays)) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves
+            to_torch(next(arrays)) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves
         ]
         args, kwargs = pytree.tree_unflatten(fed, structure)
         try:
@@ -305,20 +332,6 @@ def _reference(network: Network, program: torch.export.ExportedProgram) -> Refer
         except Exception as error:
             # What the network raises is its own.
             raise GraphoptError(first_line(error), file=network.source) from error
-        return [_to_numpy(output) for output in outputs if isinstance(output, torch.Tensor)]
+        return [to_numpy(output) for output in outputs if isinstance(output, torch.Tensor)]
 
     return run
-
-
-def _to_numpy(tensor: torch.Tensor) -> Array:
-    # The adapter knows the types that numpy has only through ml_dtypes.
-    return np.array(tensor_adapters.TorchTensor(tensor.detach().cpu().contiguous()).numpy())
-
-
-def _to_torch(array: Array) -> torch.Tensor:
-    import torch
-
-    if array.dtype.kind in "fiubc":
-        return torch.from_numpy(array.copy())
-    dtype = tensor_adapters.to_torch_dtype(ir.DataType.from_numpy(array.dtype))
-    return torch.from_numpy(array.view(f"u{array.dtype.itemsize}").copy()).view(dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -89,9 +89,16 @@ def open_network(source: str, options: Options) -> Network:
 
 def _program(path: Path, options: Options) -> Network:
     program = load_program(path)
-    args, kwargs = program.example_inputs or ((), {})
-    if options.data is not None or not (args or kwargs):
-        args, kwargs = _from_data(options, program.graph_signature.user_inputs, str(path)), {}
+    names = program.graph_signature.user_inputs
+    if options.data is None and (program.example_inputs is not None or not names):
+        args, kwargs = program.example_inputs or ((), {})
+    else:
+        from torch.utils import _pytree as pytree
+
+        structure = program.call_spec.in_spec
+        assert structure is not None
+        given = _from_data(options, [str(name) for name in names], (), str(path))
+        args, kwargs = pytree.tree_unflatten(list(given.values()), structure)
     return Network(str(path), None, program, tuple(args), dict(kwargs))
 
 
@@ -114,9 +121,10 @@ def _built(spec: str, options: Options) -> Network:
             fix="return a torch.nn.Module, or (module, example_inputs), or (module, args, kwargs)",
         )
     module = module.eval()
-    parameters = list(inspect.signature(module.forward).parameters)
+    parameters = inspect.signature(module.forward).parameters
     if options.data is not None or len(parts) == 1:
-        return Network(spec, module, None, _from_data(options, parameters, spec), {})
+        optional = [name for name, p in parameters.items() if p.default is not p.empty]
+        return Network(spec, module, None, (), _from_data(options, parameters, optional, spec))
     args = parts[1] if isinstance(parts[1], (tuple, list)) else (parts[1],)
     given = cast("Mapping[str, object]", parts[2] if len(parts) == 3 else {})
     order = {name: position for position, name in enumerate(parameters)}
@@ -126,7 +134,10 @@ def _built(spec: str, options: Options) -> Network:
     return Network(spec, module, None, tuple(args), kwargs)
 
 
-def _from_data(options: Options, names: Sequence[object], source: str) -> tuple[object, ...]:
+def _from_data(
+    options: Options, names: Iterable[str], optional: Sequence[str], source: str
+) -> dict[str, object]:
+    """Read example inputs by name, in the order of the names."""
     import torch
 
     if options.data is None:
@@ -137,17 +148,15 @@ def _from_data(options: Options, names: Sequence[object], source: str) -> tuple[
             " (module, example_inputs)",
         )
     batch = next(open_feeds(options.data).batches(_EXAMPLES))
-    wanted = [str(name) for name in names]
+    wanted = list(names)
     if unknown := sorted(batch.keys() - set(wanted)):
         raise GraphoptError(
             f"has {', '.join(unknown)}; the network's inputs are {', '.join(wanted)}",
             file=options.data,
         )
-    present = [name in batch for name in wanted]
-    if not present[0] or present != sorted(present, reverse=True):
-        missing = wanted[present.index(False)]
-        raise GraphoptError(f"lacks the input {missing}", file=options.data)
-    return tuple(torch.from_numpy(batch[name].copy()) for name in wanted if name in batch)
+    if missing := [name for name in wanted if name not in batch and name not in optional]:
+        raise GraphoptError(f"lacks the input {missing[0]}", file=options.data)
+    return {name: torch.from_numpy(batch[name].copy()) for name in wanted if name in batch}
 
 
 def _with_weights(path: Path, options: Options) -> Network:

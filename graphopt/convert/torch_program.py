@@ -48,7 +48,8 @@ _FUNCTIONS = frozenset(
         "IsNonOverlappingAndDenseIndicator", "LShift", "Le", "Lt", "Max", "Min", "Mod",
         "ModularIndexing", "Mul", "Ne", "Not", "Or", "PowByNatural", "PythonMod", "RShift",
         "Rational", "RoundDecimal", "RoundToInt", "ToFloat", "TruncToFloat", "TruncToInt", "Where",
-        "ceiling", "floor",
+        "ceiling", "floor", "Equality", "GreaterThan", "LessThan", "StrictGreaterThan",
+        "StrictLessThan", "Unequality",
     }
 )  # fmt: skip
 _METHODS = frozenset({"size", "stride", "storage_offset", "dim", "ndim", "shape"})

@@ -68,6 +68,13 @@ class FixedBatch(nn.Module):
         return x.reshape(2, -1) * 2
 
 
+class Mixing(nn.Module):
+    """Its samples see each other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(dim=0)
+
+
 class SmallBatch(nn.Module):
     """Another network for large batches."""
 
@@ -131,6 +138,10 @@ def branching() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def fixed_batch() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return FixedBatch(), (torch.arange(10.0).reshape(2, 5),)
+
+
+def mixing() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Mixing(), (torch.arange(10.0).reshape(2, 5) ** 2,)
 
 
 def small_batch() -> tuple[nn.Module, tuple[Tensor, ...]]:
