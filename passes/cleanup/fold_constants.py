@@ -22,6 +22,7 @@ from graphopt.rewrite.shapes import Facts
 from graphopt.rewrite.uses import bodies, is_unused, remove, replace
 from passes.cleanup import numpy_kernels, ort_kernels
 from passes.cleanup.determinism import is_random
+from passes.cleanup.kernel_call import Call
 from passes.cleanup.sites import place
 
 _TRANSIENT_BYTES = 64 << 20
@@ -154,9 +155,7 @@ class _Folding:
         if any(value in self._pending for value in node.inputs if value is not None):
             return None
         inputs = [self._array(value) for value in node.inputs]
-        return numpy_kernels.evaluate(
-            numpy_kernels.Call(node, inputs, self._opset, _TRANSIENT_BYTES)
-        )
+        return numpy_kernels.evaluate(Call(node, inputs, self._opset, _TRANSIENT_BYTES))
 
     def _fits_a_session(self, node: ir.Node) -> bool:
         """Whether ONNX Runtime can take the inputs, and the outputs are known to be small."""
