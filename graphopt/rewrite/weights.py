@@ -89,7 +89,7 @@ class Weight:
     @property
     def tensor(self) -> ir.TensorProtocol:
         """The stored tensor, as it is now."""
-        tensor = constant(self.value)
+        tensor = _held(self.value)
         if tensor is None:
             raise ValueError(f"{self.at} is no constant any more")
         return tensor
@@ -175,6 +175,11 @@ def _constants(scope: Scope) -> list[ir.Value]:
     return values
 
 
+def _held(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor of an initializer, overridable or not, or of a Constant node."""
+    return value.const_value if value.is_initializer() else constant(value)
+
+
 def _selected(name: str, at: str, include: Globs, exclude: Globs) -> bool:
     return _matches(name, at, include) and not _matches(name, at, exclude)
 
@@ -196,7 +201,7 @@ class _Readers:
 
     def follow(self, root: ir.Value) -> None:
         """Walk from a constant to all its readers."""
-        tensor = root.const_value if root.is_initializer() else constant(root)
+        tensor = _held(root)
         if tensor is None:
             return
         pending = [(root, Passed.root(tensor))]
@@ -280,7 +285,8 @@ class _Readers:
     def _objections(
         self, value: ir.Value, roles: Collection[Role], op_types: Collection[str] | None
     ) -> Iterator[str]:
-        if value.is_graph_input():
+        # Up to IR version 3 all weights are listed as inputs, and fixed all the same.
+        if value.is_graph_input() and (self.model.ir_version or 0) > 3:
             yield "the caller may override it: it is also an input of the graph"
         if self.others:
             yield f"shared by {self.others[0]}"
@@ -288,7 +294,7 @@ class _Readers:
             yield from _objections_to(use, roles, op_types)
         if any(one != other for one, other in pairwise(self.quantizations)):
             yield "its readers dequantize it differently"
-        tensor = constant(value)
+        tensor = _held(value)
         if tensor is None:
             return
         if self.quantizations[0] is None and not tensor.dtype.is_floating_point():

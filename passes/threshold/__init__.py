@@ -55,7 +55,7 @@ class Threshold(Pass):
     - "layer_normalized": |w| / ||W||_2
     - "channel_normalized": |w| / ||W_c||_2
     - "lamp": w^2 / (sum of v^2 over the v of W with |v| >= |w|) (Lee et al., ICLR 2021,
-      arXiv:2010.07611). It never empties a layer before the others.
+      arXiv:2010.07611). The largest weight of a layer scores 1, so no layer is emptied early.
     - "balanced_lamp": the same on w / sqrt(rms(W_c)). The default of `sparsity`: with BatchNorm
       folded, the scale of a channel is in part arbitrary (the next layer undoes it), in part
       importance; dividing by its square root stands halfway. benchmarks/threshold.py compares.

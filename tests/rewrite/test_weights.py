@@ -170,6 +170,16 @@ def test_an_overridable_weight_is_refused() -> None:
     assert "the caller may override it" in why
 
 
+def test_the_inputs_of_an_old_file_are_fixed_weights() -> None:
+    body = (
+        """g (float[N, 2] x, float[2, 1] w) => (y) <float[2, 1] w = {1, 2}> { y = MatMul (x, w) }"""
+    )
+    old = ir.from_onnx_text(f'<ir_version: 3, opset_import: ["" : 8]>\n{body}')
+    weight = found(old)["w"]
+    weight.replace(ir.tensor(np.zeros((2, 1), np.float32)))
+    np.testing.assert_array_equal(weight.tensor.numpy(), [[0], [0]])
+
+
 def test_a_weight_that_is_an_output_is_refused() -> None:
     body = """g (float[N, 2] x) => (y, w) <float[2, 1] w = {1, 2}> { y = MatMul (x, w) }"""
     assert refused(model(body)) == {"w": "shared by an output of the graph"}
