@@ -44,7 +44,8 @@ class Cleanup(Pass):
 
     Rules are applied in rounds until a whole round finds nothing: constants are folded, identities
     and operators without effect, dead code, repeated subexpressions, equal initializers, unused
-    functions and opset imports go, and affine operators are folded into the weights beside them.
+    functions and opset imports go, branches that cannot run too; neighbours that one operator can
+    replace are merged, and affine operators are folded into the weights beside them.
     The main graph, bodies and functions are covered. The model never grows: no round adds nodes,
     and a constant is not folded where its result needs more than `max_bytes` and more than the
     constants it replaces. Quantized weights (constants behind DequantizeLinear) stay quantized.
