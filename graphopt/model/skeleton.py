@@ -8,7 +8,10 @@ import onnx
 import onnx.inliner
 import onnx_ir as ir
 
-from graphopt.model.scopes import scopes
+from graphopt.model.serialize import to_skeleton
+
+LOCATION = "skeleton"
+"""The file that big tensors refer to, and that nobody reads."""
 
 _KEPT_BYTES = 4096
 """Tensors up to this size stay: shapes, axes and scalars decide other shapes."""
@@ -22,14 +25,17 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     Args:
         model: Stays as it is.
     """
-    bare = model.clone()
-    for scope in scopes(bare):
-        for value in scope.graph.initializers.values():
-            if value.const_value is not None and value.const_value.nbytes > _KEPT_BYTES:
-                value.const_value = _reference(value.const_value)
-        for node in scope.graph:
-            _drop_tensors(node)
-    return ir.to_proto(bare)
+    whole = to_skeleton(model)
+
+    def place(index: int, proto: onnx.TensorProto) -> None:
+        if whole.tensors[index].nbytes <= _KEPT_BYTES:
+            whole.inline(index, proto)
+        else:
+            proto.ClearField("external_data")
+            proto.external_data.add(key="location", value=LOCATION)
+
+    whole.fill(place)
+    return whole.proto
 
 
 def inferred_skeleton(model: ir.Model, dims: Mapping[str, int] | None = None) -> onnx.ModelProto:
@@ -50,21 +56,6 @@ def inferred_skeleton(model: ir.Model, dims: Mapping[str, int] | None = None) ->
     if proto.functions:
         proto = onnx.inliner.inline_local_functions(proto)
     return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-
-
-def _drop_tensors(node: ir.Node) -> None:
-    for attribute in list(node.attributes.values()):
-        if attribute.type is not ir.AttributeType.TENSOR or attribute.is_ref():
-            continue
-        tensor = attribute.as_tensor()
-        if tensor.nbytes > _KEPT_BYTES:
-            node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _reference(tensor))
-
-
-def _reference(tensor: ir.TensorProtocol) -> ir.ExternalTensor:
-    return ir.ExternalTensor(
-        "skeleton", 0, 0, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name or ""
-    )
 
 
 def _bind(proto: onnx.ModelProto, fed: set[str | None], dims: dict[str, int]) -> None:

@@ -9,10 +9,11 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from graphopt.errors import CheckFailed, GraphoptError
-from graphopt.model.scopes import scopes
+from graphopt.model.serialize import to_skeleton
 from graphopt.model.tensors import SparseTensor
 
 Array = npt.NDArray[Any]
@@ -69,8 +70,7 @@ def stage(model: ir.Model, expose: Sequence[str] = ()) -> Staged:
         staged.arrays[name] = _array(tensor, staged)
         staged.dtypes[name] = tensor.dtype
         value.const_value = _placeholder(tensor, name)
-    _load_external(copy, staged)
-    proto = ir.to_proto(copy)
+    proto = _serialized(copy)
     size = proto.ByteSize()
     if size > _PROTOBUF_LIMIT:
         raise CheckFailed(
@@ -153,10 +153,16 @@ def _spilled(array: Array, staged: Staged) -> Array:
         ) from None
 
 
-def _load_external(model: ir.Model, staged: Staged) -> None:
-    """Read what else refers to files: ONNX Runtime would look for those elsewhere."""
-    for scope in scopes(model):
-        for name, value in scope.graph.initializers.items():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and name not in staged.arrays:
-                value.const_value = ir.Tensor(tensor.numpy(), tensor.dtype, name=name)
+def _serialized(model: ir.Model) -> onnx.ModelProto:
+    """Serialize a model with all of its tensors inside, but for the placeholders."""
+    skeleton = to_skeleton(model)
+
+    def place(index: int, proto: onnx.TensorProto) -> None:
+        tensor = skeleton.tensors[index]
+        if isinstance(tensor, ir.ExternalTensor) and tensor.location == _PLACEHOLDER:
+            proto.CopyFrom(ir.to_proto(tensor))
+        else:
+            skeleton.inline(index, proto)
+
+    skeleton.fill(place)
+    return skeleton.proto

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import CheckFailed
-from graphopt.model.skeleton import skeleton
+from graphopt.model.skeleton import LOCATION, skeleton
 from graphopt.pipeline.contract import Context
 from graphopt.pipeline.instrument import Instrument, Step
 
@@ -62,7 +62,7 @@ def check_problem(model: ir.Model, *, full: bool) -> str | None:
     proto = skeleton(model)
     with tempfile.TemporaryDirectory(prefix="graphopt-check-") as folder:
         # The checker wants the files that weights are said to be in, and does not read them.
-        (Path(folder) / "skeleton").touch()
+        (Path(folder) / LOCATION).touch()
         path = Path(folder) / "model.onnx"
         path.write_bytes(proto.SerializeToString())
         try:
