@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILE = re.compile(r"^```\w+ file=(\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -72,6 +73,15 @@ def test_the_commands_of_the_readme(tmp_path: Path) -> None:
     assert commands
     for command in commands:
         _run(_graphopt(command), tmp_path)
+
+
+def test_the_python_of_the_readme(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "fixtures" / "digits_cnn.onnx", tmp_path / "network.onnx")
+    (code,) = PYTHON.findall((ROOT / "README.md").read_text())
+    _run([sys.executable, "-c", code], tmp_path)
+    assert len(ir.load(tmp_path / "small.onnx").graph) < len(
+        ir.load(tmp_path / "network.onnx").graph
+    )
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
