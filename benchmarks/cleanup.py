@@ -137,7 +137,7 @@ def _cell(result: Result, before: int) -> str:
         return "[red]crash[/red]"
     text = f"{result['nodes']}" + ("[red]^[/red]" if result["nodes"] > before else "")
     if not result.get("equal"):
-        text += " [red]differs[/red]"
+        text += " [red]other inputs[/red]" if "why" in result else " [red]differs[/red]"
     return f"{text}\n{result['seconds']:.3f} s {result['peak_mib']:.0f} MiB"
 
 

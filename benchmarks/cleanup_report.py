@@ -39,7 +39,8 @@ def write_markdown(path: Path, report: Row) -> None:
     text = ["# cleanup beside other simplifiers", ""]
     text += [
         f"Nodes left (Constants not counted), median seconds of {report['rounds']} interleaved "
-        "rounds (file to file, imports excluded), peak resident MiB. `^`: more nodes than before.",
+        "rounds (file to file, imports excluded), peak resident MiB. `^`: more nodes than before; "
+        "`other inputs`: the result wants inputs that the model before did not.",
         "",
         "| model | before | " + " | ".join(tools) + " |",
         "|---|---:|" + "---:|" * len(tools),
@@ -96,7 +97,11 @@ def _lost_lines(rows: Sequence[Row], mine: str) -> list[str]:
     for row in rows:
         ours, best = row["tools"][mine], fewest(row, mine)
         if best is not None and (not _valid(ours) or ours["nodes"] > best):
-            winners = [t for t, r in row["tools"].items() if _valid(r) and r["nodes"] == best]
+            winners = [
+                tool
+                for tool, result in row["tools"].items()
+                if tool not in OURS and _valid(result) and result["nodes"] == best
+            ]
             left = ours.get("nodes", "crash")
             lines.append(
                 f"{mine} lost: {row['model']}: {left} nodes, {', '.join(winners)} leave {best}"
@@ -114,5 +119,5 @@ def _cell(row: Row, tool: str) -> str:
     if result["nodes"] > row["nodes"]:
         nodes += "^"
     if not result.get("equal"):
-        nodes += " differs"
+        nodes += " other inputs" if "why" in result else " differs"
     return f"{nodes}, {result['seconds']:.3f} s, {result['peak_mib']:.0f}"
