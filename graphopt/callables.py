@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from graphopt.errors import GraphoptError
 
@@ -18,7 +19,7 @@ def is_callable_spec(text: str) -> bool:
     return _SPEC.fullmatch(text) is not None
 
 
-def import_callable(spec: str) -> Callable[..., object]:
+def import_callable(spec: str) -> Callable[..., Any]:
     """Import what `module:function` names; modules of the working directory come first.
 
     Raises:
@@ -30,14 +31,15 @@ def import_callable(spec: str) -> Callable[..., object]:
             f"{spec!r} does not name a function", fix="write module:function, as in train:build"
         )
     module_name, _, path = spec.partition(":")
-    found: object = _imported(spec, module_name)
+    found: Any = _imported(spec, module_name)
     for part in path.split("."):
         if not hasattr(found, part):
             raise GraphoptError(f"{module_name} has no {path}", file=spec)
         found = getattr(found, part)
     if not callable(found):
         raise GraphoptError(f"is a {type(found).__name__}, not a function", file=spec)
-    return found
+    function: Callable[..., Any] = found
+    return function
 
 
 def _imported(spec: str, module_name: str) -> object:
@@ -47,7 +49,7 @@ def _imported(spec: str, module_name: str) -> object:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # The user's module may raise anything; as one line it is theirs to read.
         raise GraphoptError(
             f"cannot be imported: {type(error).__name__}: {error}",

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphopt.callables import import_callable, is_callable_spec
 from graphopt.errors import GraphoptError
 from graphopt.runtime.layout import Input, Layout, fit, inputs_of
 from graphopt.runtime.npz import MAX_UNPACKED_BYTES, read_npz, readable
-from graphopt.runtime.user_function import import_function, names_function
 
 Array = npt.NDArray[np.generic]
 Batch = dict[str, Array]
@@ -177,8 +177,8 @@ def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
         GraphoptError: It cannot be read, is empty, or holds an object array.
     """
     path = Path(spec)
-    if names_function(spec) and not path.exists():
-        load = import_function(spec)
+    if is_callable_spec(spec) and not path.exists():
+        load = import_callable(spec)
         return _in_parts(lambda: _yielded(spec, load), spec)
     readable(path)
     if path.is_dir():

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.callables import import_callable, is_callable_spec
 from graphopt.errors import GraphoptError
-from graphopt.runtime.user_function import import_function, names_function
 
 Array = npt.NDArray[Any]
 
@@ -97,8 +97,8 @@ def open_metric(name: str, output: str | None = None) -> Metric:
     Raises:
         GraphoptError: There is no such metric.
     """
-    if names_function(name):
-        return _Custom(name, import_function(name))
+    if is_callable_spec(name):
+        return _Custom(name, import_callable(name))
     top = _TOP.fullmatch(name)
     if top:
         return _TopK(name, output, int(top["k"]))

@@ -105,7 +105,7 @@ def test_a_function_is_found_from_the_working_directory_and_called_again(
         "objects": "Python objects",
         "other": "yields int",
         "nothing": "yields no data",
-        "absent": "cannot be imported",
+        "absent": "own_feeds has no absent",
     }.items():
         with pytest.raises(GraphoptError, match=cause):
             open_feeds(f"own_feeds:{name}")
