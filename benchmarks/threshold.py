@@ -45,7 +45,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "magnitude, by channel": {"score": "magnitude", "scope": "channel"},
     "wanda (with data)": {"score": "wanda"},
 }
-SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)
+SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+USABLE = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Beyond, every score leaves all networks broken, and figures are chance."""
 TOOLS = ("graphopt", "graphopt, magnitude", "numpy", "torch")
 
 
@@ -128,8 +130,7 @@ def accuracy_tables() -> list[dict[str, Any]]:
             print(task.name, row, file=sys.stderr)
         title = f"{task.name}: top-1, {accuracy(task, None):.3f} before"
         tables.append({"title": title, "rows": rows})
-    tables.append({"title": f"mean over {len(tables)} models", "rows": _means(tables)})
-    return tables
+    return [*tables, {"title": f"mean over {len(tables)} models", "rows": _means(tables)}]
 
 
 def _means(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -141,8 +142,8 @@ def _means(tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for column in rows[0]
             if column != "score"
         }
-        mean = round(statistics.mean(figures.values()), 3)
-        means.append({"score": method, **figures, "mean": mean})
+        usable = statistics.mean(figures[f"{sparsity:.0%}"] for sparsity in USABLE)
+        means.append({"score": method, **figures, "mean to 70%": round(usable, 3)})
     return means
 
 
@@ -221,7 +222,7 @@ def speed_table(gigabytes: float, rounds: int, tools: list[str], folder: Path | 
                     runs.setdefault((tool, sparsity), []).append(peak)
                     print(f"{tool}, {sparsity}: {peak}", file=sys.stderr)
     rows = [_speed_row(tool, sparsity, peaks) for (tool, sparsity), peaks in runs.items()]
-    return {"title": f"load, zero, save: {gigabytes:g} GB, {rounds} rounds", "rows": rows}
+    return {"title": f"load, zero, save: {gigabytes:g} GB of weights", "rows": rows}
 
 
 def _speed_row(tool: str, sparsity: float, peaks: list[Peak]) -> dict[str, Any]:
@@ -229,6 +230,7 @@ def _speed_row(tool: str, sparsity: float, peaks: list[Peak]) -> dict[str, Any]:
     return {
         "tool": tool,
         "sparsity": f"{sparsity:.0%}",
+        "rounds": len(peaks),
         "seconds": round(statistics.median(seconds), 2),
         "spread": f"{min(seconds):.2f} to {max(seconds):.2f}",
         "CPU seconds": round(statistics.median(peak.cpu for peak in peaks), 2),
@@ -237,7 +239,7 @@ def _speed_row(tool: str, sparsity: float, peaks: list[Peak]) -> dict[str, Any]:
     }
 
 
-def report(key: str, tables: list[Any]) -> None:
+def report(key: str, tables: list[Any], path: Path) -> None:
     """Print tables, and keep them beside those of the other run."""
     from rich.console import Console
     from rich.table import Table
@@ -247,9 +249,10 @@ def report(key: str, tables: list[Any]) -> None:
         for row in table["rows"]:
             shown.add_row(*(str(cell) for cell in row.values()))
         Console(width=120).print(shown)
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "threshold.json"
+    path.parent.mkdir(exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
+    if key.startswith("speed") and key in known:
+        _keep_other_tools(tables[0]["rows"], known[key]["tables"][0]["rows"])
     known[key] = {
         "machine": f"{os.cpu_count()} x {platform.machine()}, Linux {platform.release()}",
         "python": platform.python_version(),
@@ -257,6 +260,12 @@ def report(key: str, tables: list[Any]) -> None:
     }
     path.write_text(json.dumps(known, indent=1) + "\n")
     path.with_suffix(".md").write_text(_markdown(known))
+
+
+def _keep_other_tools(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> None:
+    """Keep the rows of tools that were not measured this time: torch takes minutes a round."""
+    measured = {row["tool"] for row in rows}
+    rows += [row for row in before if row["tool"] not in measured]
 
 
 def _markdown(known: dict[str, Any]) -> str:
@@ -274,6 +283,7 @@ def _markdown(known: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS / "threshold.json")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("accuracy")
     speed = commands.add_parser("speed")
@@ -288,10 +298,10 @@ def main() -> None:
     if options.command == "work":
         work(options.tool, options.source, options.target, options.sparsity)
     elif options.command == "accuracy":
-        report("accuracy", accuracy_tables())
+        report("accuracy", accuracy_tables(), options.results)
     else:
         table = speed_table(options.gigabytes, options.rounds, options.tools, options.folder)
-        report("speed", [table])
+        report(f"speed, {options.gigabytes:g} GB", [table], options.results)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ class Scored:
             largest = np.finfo(np.float64 if source.real_dtype == np.float64 else np.float32).max
             self.factor = np.minimum(factor, largest).astype(source.real_dtype)
 
-    def scores(self, stored: Array, where: Where) -> Array:
-        """Return the scores of a block, as a new array."""
-        scores = self.source.magnitudes(stored, where)
+    def scores(self, stored: Array, where: Where, room: Array | None = None) -> Array:
+        """Return the scores of a block; the arguments are those of `Source.magnitudes`."""
+        scores = self.source.magnitudes(stored, where, room)
         if self.factor is not None:
             scores *= self.factor[within(self.factor, where)]
         return scores
@@ -110,9 +110,15 @@ def channel_squares(source: Source) -> Array:
     grouped = axes.input if axes.groups > 1 else None
     summed = tuple(axis for axis in axes.reduction if axis != grouped)
     total = np.zeros([1 if a in summed else size for a, size in enumerate(source.shape)])
-    stored = source.stored()
+    stored, room = source.stored(), source.room()
     for where in contiguous(source.shape):
-        total[within(total, where)] += _squares(source.magnitudes(stored, where), summed)
+        magnitudes = source.magnitudes(stored, where, room)
+        squares = _squares(magnitudes, summed)
+        if squares is None:
+            real = source.magnitudes(stored, where).astype(np.float64)
+            with np.errstate(over="ignore", under="ignore"):
+                squares = np.add.reduce(np.square(real, out=real), axis=summed, keepdims=True)
+        total[within(total, where)] += squares
     source.verified = True
     if grouped is None:
         return total
@@ -121,13 +127,13 @@ def channel_squares(source: Source) -> Array:
     return np.add.reduceat(total, starts, axis=grouped)
 
 
-def _squares(magnitudes: Array, axes: tuple[int, ...]) -> Array:
+def _squares(magnitudes: Array, axes: tuple[int, ...]) -> Array | None:
+    """Square in place and sum; None where squares leave the range of the type."""
     with np.errstate(over="ignore", under="ignore"):
-        squares = np.add.reduce(np.square(magnitudes), axis=axes, keepdims=True)
-        # Squares of float32 leave its range long before those of float64 do.
-        if np.isfinite(squares).all() and squares.min(initial=1.0) > 1e-30:
-            return squares
-        return np.add.reduce(np.square(magnitudes, dtype=np.float64), axis=axes, keepdims=True)
+        squares = np.square(magnitudes, out=magnitudes)
+        sums = np.add.reduce(squares, axis=axes, keepdims=True)
+    in_range = np.isfinite(sums).all() and sums.min(initial=1.0) > 1e-30
+    return np.asarray(sums) if in_range else None
 
 
 def _spread(squares: Array, source: Source) -> Array:

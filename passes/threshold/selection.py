@@ -21,7 +21,7 @@ _WHOLE = 1 << 22
 """Up to so many scores are simply kept, all of them."""
 _SAMPLE = 1 << 12
 """At most so many scores of one weight are looked at to place its bracket."""
-_LOOK = 1 << 20
+_LOOK = 1 << 18
 """About so many scores of all weights are looked at to guess the threshold."""
 
 
@@ -37,7 +37,10 @@ class Part(Protocol):
         """The sum of the squares of all scores, where it is known."""
 
     def stream(self) -> Iterator[Array]:
-        """Yield all scores in order, one-dimensional."""
+        """Yield all scores in order, one-dimensional.
+
+        An array is the caller's, to write into too, until the next one is asked for.
+        """
 
     def sample(self, count: int) -> Array:
         """Return about `count` scores at random places."""
@@ -250,24 +253,23 @@ def _read(part: Part, low: float, high: float, finish: Finish) -> _Bracket:
     whole = low == -math.inf and high == math.inf
     for scores in part.stream():
         if whole:
-            kept.append(scores)
+            kept.append(scores.copy())
             continue
-        under, over = scores < low, scores > high
-        below += int(np.count_nonzero(under))
-        beyond = int(np.count_nonzero(over))
-        if beyond:
-            above += beyond
-            squares += _sum_of_squares(scores, over) if finish is tail_shares else 0.0
-        kept.append(scores[~np.logical_or(under, over, out=under)])
+        from_low, over = scores >= low, scores > high
+        reached, beyond = int(np.count_nonzero(from_low)), int(np.count_nonzero(over))
+        below += scores.size - reached
+        above += beyond
+        kept.append(scores[np.greater(from_low, over, out=from_low)])
+        if beyond and finish is tail_shares:
+            squares += _sum_of_squares(np.multiply(scores, over, out=scores))
     values, counts = _distinct(np.sort(np.concatenate(kept)) if kept else np.empty(0))
     return _Bracket(part, below, above, values, counts, finish(values, counts, squares))
 
 
-def _sum_of_squares(scores: Array, which: Array) -> float:
-    chosen = np.multiply(scores, which)
+def _sum_of_squares(scores: Array) -> float:
     with np.errstate(over="ignore"):
-        squares = float(np.dot(chosen, chosen))
-    return squares if 1e-30 < squares < math.inf else float(np.sum(np.square(chosen, dtype=float)))
+        squares = float(np.dot(scores, scores))
+    return squares if 1e-30 < squares < math.inf else float(np.sum(np.square(scores, dtype=float)))
 
 
 def _distinct(values: Array) -> tuple[Array, Array | None]:

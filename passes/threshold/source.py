@@ -79,17 +79,20 @@ class Source:
         scale = None if self._scale is None else self._scale[within(self._scale, where)]
         return self._dequantized(stored[where], zero, scale)
 
-    def magnitudes(self, stored: Array, where: Where) -> Array:
-        """Return the absolute values of a block, as a new array of `real_dtype`.
+    def magnitudes(self, stored: Array, where: Where, room: Array | None = None) -> Array:
+        """Return the absolute values of a block, of `real_dtype`.
 
         Args:
             stored: What `stored` returned.
             where: Which block of it.
+            room: Where to put them, from `room`; they stay until it is used again.
 
         Raises:
             GraphoptError: A value is NaN or infinite.
         """
-        magnitudes = np.asarray(np.abs(self.real(stored, where)))
+        real = self.real(stored, where)
+        out = None if room is None else room[: real.size].reshape(real.shape)
+        magnitudes = np.asarray(np.abs(real, out=out))
         # The maximum of anything with NaN is NaN.
         if not self.verified and magnitudes.size and not math.isfinite(magnitudes.max()):
             raise GraphoptError(
@@ -97,6 +100,14 @@ class Source:
                 fix=f"repair the model, or keep the weight out: exclude={self.at!r}",
             )
         return magnitudes
+
+    def room(self) -> Array:
+        """Make room for the numbers of one block of `contiguous`.
+
+        A loop that asks for memory at every step has the kernel clear it every time, which costs
+        as much as the arithmetic.
+        """
+        return np.empty(min(BLOCK, self.size), self.real_dtype)
 
     def verify(self) -> None:
         """Read all elements once.
@@ -106,9 +117,9 @@ class Source:
         """
         if self.verified:
             return
-        stored = self.stored()
+        stored, room = self.stored(), self.room()
         for where in contiguous(self.shape):
-            self.magnitudes(stored, where)
+            self.magnitudes(stored, where, room)
         self.verified = True
 
     def _dequantized(self, stored: Array, zero: Array | None, scale: Array | None) -> Array:

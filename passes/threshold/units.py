@@ -45,10 +45,10 @@ class Elements(Units):
         return self.scored.square_sum
 
     def stream(self) -> Iterator[Array]:
-        """Yield all scores in order, one-dimensional."""
-        stored = self.scored.source.stored()
+        """Yield all scores in order, one-dimensional; each array until the next is asked for."""
+        stored, room = self.scored.source.stored(), self.scored.source.room()
         for where in contiguous(self.scored.source.shape):
-            yield self.scored.scores(stored, where).reshape(-1)
+            yield self.scored.scores(stored, where, room).reshape(-1)
 
     def sample(self, count: int) -> Array:
         """Return about `count` scores at random places."""
@@ -56,10 +56,10 @@ class Elements(Units):
 
     def masks(self, cut: Cut) -> Iterator[tuple[Where, Array]]:
         """Yield blocks of the weight and which of their elements stay."""
-        stored = self.scored.source.stored()
+        stored, room = self.scored.source.stored(), self.scored.source.room()
         ties = _Ties(cut)
         for where in contiguous(self.scored.source.shape):
-            yield where, ties.keep(self.scored.scores(stored, where))
+            yield where, ties.keep(self.scored.scores(stored, where, room))
 
 
 class _Ties:
@@ -117,13 +117,13 @@ class Blocks(Units):
             yield where, np.sqrt(means).astype(view.dtype), view
 
     def stream(self) -> Iterator[Array]:
-        """Yield all scores in order, one-dimensional."""
+        """Yield all scores in order, one-dimensional; each array until the next is asked for."""
         for _, scores, _ in self._scores():
             yield scores.reshape(-1)
 
     def sample(self, count: int) -> Array:
         """Return about `count` scores, evenly spread: they must all be computed anyway."""
-        scores = np.concatenate(list(self.stream()))
+        scores = np.concatenate([scores.copy() for scores in self.stream()])
         return scores[:: max(1, scores.size // count)]
 
     def masks(self, cut: Cut) -> Iterator[tuple[Where, Array]]:
