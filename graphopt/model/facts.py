@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.model.constants import ONNX_DOMAINS, held_tensor
 from graphopt.model.macs import Macs, count_macs
 from graphopt.model.scopes import scopes
+from graphopt.model.shapes import Dims, dims_of
 from graphopt.model.source_paths import source_paths
 from graphopt.model.streaming import zeros
 
@@ -39,7 +41,7 @@ class Port:
 
     name: str
     type: str
-    shape: tuple[int | str | None, ...] | None
+    shape: Dims | None
 
 
 @dataclass(frozen=True)
@@ -196,31 +198,9 @@ def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.Value, ir.TensorProtocol
             if value.const_value is not None:
                 yield scope.at(name), value, value.const_value
         for node in scope.graph:
-            tensor = _constant_tensor(node)
+            tensor = held_tensor(node)
             if tensor is not None and node.outputs:
                 yield scope.at(node.outputs[0].name), node.outputs[0], tensor
-
-
-def _constant_tensor(node: ir.Node) -> ir.TensorProtocol | None:
-    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
-        return None
-    for name, dtype in _CONSTANT_NUMBERS.items():
-        attribute = node.attributes.get(name)
-        if attribute is None or attribute.is_ref():
-            continue
-        if dtype is None:
-            return attribute.as_tensor()
-        return ir.tensor(attribute.value, dtype=dtype)
-    return None
-
-
-_CONSTANT_NUMBERS = {
-    "value": None,
-    "value_float": ir.DataType.FLOAT,
-    "value_floats": ir.DataType.FLOAT,
-    "value_int": ir.DataType.INT64,
-    "value_ints": ir.DataType.INT64,
-}
 
 
 def _zero_points(model: ir.Model) -> Iterator[tuple[ir.Value, int | None]]:
@@ -239,7 +219,7 @@ def _zero_point(value: ir.Value | None) -> int | None:
     if value is None:
         return 0
     producer = value.producer()
-    tensor = value.const_value if producer is None else _constant_tensor(producer)
+    tensor = value.const_value if producer is None else held_tensor(producer)
     if tensor is None or tensor.size == 0:
         return None
     points = np.unique(tensor.numpy().astype(np.int64))
@@ -271,7 +251,7 @@ def _largest(weights: list[_Weight], sparsity: bool) -> tuple[Weight, ...]:
 
 
 def _operator(node: ir.Node) -> str:
-    return node.op_type if node.domain in {"", "ai.onnx"} else f"{node.domain}::{node.op_type}"
+    return node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}::{node.op_type}"
 
 
 def _function_name(function: ir.Function) -> str:
@@ -284,12 +264,7 @@ def _port(value: ir.Value) -> Port:
         kind = value.type.dtype.name
     else:
         kind = "unknown" if value.type is None else str(value.type)
-    shape = None if value.shape is None else tuple(_dim(dim) for dim in value.shape)
-    return Port(value.name or "", kind, shape)
-
-
-def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
-    return dim if isinstance(dim, int) else dim.value
+    return Port(value.name or "", kind, dims_of(value))
 
 
 def _warnings(model: ir.Model) -> tuple[str, ...]:

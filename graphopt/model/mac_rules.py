@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from graphopt.model.constants import ONNX_DOMAINS
+
 Dims = tuple[int | None, ...]
 """A shape; None stands for a dimension that is not known."""
 
@@ -211,4 +213,4 @@ def rule(domain: str, op_type: str) -> Callable[[Call], int] | None:
     """Return what counts an operator, or None for one that makes no multiply-accumulates."""
     if domain == "com.microsoft":
         return _CONTRIB_RULES.get(op_type)
-    return _RULES.get(op_type) if domain in {"", "ai.onnx", "ai.onnx.ml"} else None
+    return _RULES.get(op_type) if domain in (*ONNX_DOMAINS, "ai.onnx.ml") else None

@@ -9,7 +9,9 @@ from typing import NamedTuple
 import onnx
 import onnx_ir as ir
 
+from graphopt.model.constants import ONNX_DOMAINS
 from graphopt.model.mac_rules import Call, Dims, UnknownSizeError, rule
+from graphopt.model.proto_graphs import attribute_bodies
 from graphopt.model.skeleton import inferred_skeleton
 
 _PASS_THROUGH = frozenset(
@@ -54,7 +56,7 @@ _OPAQUE = frozenset(
 """Operators of ONNX and of com.microsoft that multiply and that no rule here counts."""
 
 _KNOWN_DOMAINS = frozenset(
-    {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training"}
+    {*ONNX_DOMAINS, "ai.onnx.ml", "com.microsoft", "ai.onnx.preview.training"}
 )
 
 
@@ -184,7 +186,7 @@ class _Walk:
         bodies = [
             self.graph(body, names, f"{at}/{attribute.name}/")
             for attribute in node.attribute
-            for body in _bodies(attribute)
+            for body in attribute_bodies(attribute)
         ]
         if bodies:
             return self._control_flow(node, names, at, bodies)
@@ -239,9 +241,3 @@ def _is_quantized(node: onnx.NodeProto, names: _Names) -> bool:
         if seen > _LONGEST_CHAIN:
             return False
     return producer is not None and producer.op_type == "DequantizeLinear"
-
-
-def _bodies(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    if attribute.type == onnx.AttributeProto.GRAPH:
-        return [attribute.g]
-    return list(attribute.graphs)

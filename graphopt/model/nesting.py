@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx
 
 from graphopt.errors import GraphoptError
+from graphopt.model.proto_graphs import proto_bodies
 
 
 def check_nesting(model: onnx.ModelProto, max_depth: int, file: str) -> None:
@@ -40,16 +41,9 @@ def _graph_depth(graph: onnx.GraphProto) -> int:
 
 def _nodes_depth(nodes: Iterable[onnx.NodeProto]) -> int:
     return max(
-        (1 + _graph_depth(body) for node in nodes for body in _bodies(node)),
+        (1 + _graph_depth(body) for node in nodes for body in proto_bodies(node)),
         default=0,
     )
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 def _type_depth(proto: onnx.TypeProto) -> int:

@@ -53,8 +53,6 @@ def _with_bodies(scope: Scope) -> Iterator[Scope]:
 def _bodies(scope: Scope) -> Iterator[Scope]:
     for position, node in enumerate(scope.graph):
         for attribute in node.attributes.values():
-            if attribute.type not in _BODY_TYPES or attribute.is_ref():
-                continue
             for index, body in enumerate(_graphs_of(attribute)):
                 path = f"{node.name or f'{node.op_type}_{position}'}/{attribute.name}"
                 if attribute.type == ir.AttributeType.GRAPHS:
@@ -62,10 +60,15 @@ def _bodies(scope: Scope) -> Iterator[Scope]:
                 yield Scope(scope.at(path), body, owner=node, function=scope.function)
 
 
-_BODY_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs in the attributes of a node: the bodies of If, Loop, Scan and the like."""
+    for attribute in node.attributes.values():
+        yield from _graphs_of(attribute)
 
 
 def _graphs_of(attribute: ir.Attr) -> tuple[ir.Graph, ...]:
+    if attribute.is_ref():
+        return ()
     if attribute.type == ir.AttributeType.GRAPH:
         return (attribute.as_graph(),)
     if attribute.type == ir.AttributeType.GRAPHS:

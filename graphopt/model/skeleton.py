@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 import onnx.inliner
 import onnx_ir as ir
 
+from graphopt.model.proto_graphs import proto_graphs
 from graphopt.model.serialize import to_skeleton
 
 LOCATION = "skeleton"
@@ -62,7 +63,7 @@ def _bind(proto: onnx.ModelProto, fed: set[str | None], dims: dict[str, int]) ->
     for value in proto.graph.input:
         if value.name in fed:
             _bind_input(value, dims)
-    for graph in _graphs(proto.graph):
+    for graph in proto_graphs(proto.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param in dims:
@@ -80,15 +81,3 @@ def _bind_input(value: onnx.ValueInfoProto, dims: dict[str, int]) -> None:
             dims.setdefault(dim.dim_param, asked)
         else:
             dim.dim_value = asked
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    pending = [graph]
-    while pending:
-        current = pending.pop()
-        yield current
-        for node in current.node:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    pending.append(attribute.g)
-                pending.extend(attribute.graphs)

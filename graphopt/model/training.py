@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.model.proto_graphs import proto_graphs
 
 Signature = tuple[str, str]
 
@@ -58,15 +59,8 @@ def _referenced(info: onnx.TrainingInfoProto) -> Iterator[str]:
     for entry in (*info.initialization_binding, *info.update_binding):
         yield entry.key
         yield entry.value
-    for graph in (info.initialization, info.algorithm):
-        yield from _reads(graph)
-
-
-def _reads(graph: onnx.GraphProto) -> Iterator[str]:
-    for output in graph.output:
-        yield output.name
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                yield from _reads(body)
+    for root in (info.initialization, info.algorithm):
+        for graph in proto_graphs(root):
+            yield from (output.name for output in graph.output)
+            for node in graph.node:
+                yield from node.input

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from graphopt.model.shapes import dims_of
+
 
 def interface_change(before: ir.Model, after: ir.Model) -> str | None:
     """Say in one clause what differs between two interfaces; None: nothing.
@@ -40,17 +42,11 @@ def _change(kind: str, old: Sequence[ir.Value], new: Sequence[ir.Value]) -> str 
     for was, is_ in zip(old, new, strict=True):
         if was.type != is_.type:
             return f"{kind} {was.name!r} was {was.type} and is {is_.type}"
-        if _dims(was) != _dims(is_):
+        if dims_of(was) != dims_of(is_):
             return f"{kind} {was.name!r} had the shape {was.shape} and has {is_.shape}"
         if was.is_initializer() and not is_.is_initializer():
             return f"{kind} {was.name!r} had a default and has none"
     return None
-
-
-def _dims(value: ir.Value) -> tuple[int | str | None, ...] | None:
-    if value.shape is None:
-        return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
 
 
 def _listed(names: Sequence[str | None]) -> str:

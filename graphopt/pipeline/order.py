@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from graphopt.model.scopes import bodies
+
 
 class BrokenGraphError(ValueError):
     """A graph that no order makes right: a cycle, or a value that nothing provides."""
@@ -45,7 +47,7 @@ class _Walk:
         for node in graph:
             for value in node.inputs:
                 ordered &= value is None or self._is_there(value, f"node {_called(node)}")
-            for body in _bodies(node):
+            for body in bodies(node):
                 ordered &= self.in_order(body)
             self._ran.add(node)
         for value in graph.outputs:
@@ -63,18 +65,6 @@ class _Walk:
             text = f"{reader} reads {value.name!r}, which {gone}"
             raise BrokenGraphError(text)
         return producer is None
-
-
-def _bodies(node: ir.Node) -> list[ir.Graph]:
-    bodies: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies.extend(attribute.as_graphs())
-    return bodies
 
 
 def _called(node: ir.Node) -> str:

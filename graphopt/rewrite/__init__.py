@@ -1,1 +1,1 @@
-"""What pass authors build with: uses, constants, shapes, names, weights, patterns."""
+"""What pass authors build with: uses, constants, shapes, names, weights."""

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.model.constants import ONNX_DOMAINS, held_tensor, is_op
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ONNX_DOMAINS = ("", "ai.onnx")
-"""Both names of ONNX's own operator set."""
+__all__ = [
+    "ONNX_DOMAINS",
+    "Array",
+    "add_constant",
+    "add_initializer",
+    "array",
+    "constant",
+    "constant_node",
+    "integers",
+    "is_op",
+    "nbytes",
+    "opset",
+    "scalar",
+]
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
@@ -26,36 +39,7 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.is_initializer():
         return None if value.is_graph_input() else value.const_value
     producer = value.producer()
-    if producer is None or not is_op(producer, "Constant") or len(producer.attributes) != 1:
-        return None
-    (attribute,) = producer.attributes.values()
-    return None if attribute.is_ref() else _tensor_of(attribute)
-
-
-def _tensor_of(attribute: ir.Attr) -> ir.TensorProtocol | None:
-    if attribute.type == ir.AttributeType.TENSOR:
-        # `as_tensor` checks the whole protocol of tensors, which takes longer than all the rest.
-        tensor: ir.TensorProtocol = attribute.value
-        return tensor
-    if attribute.name in ("value_string", "value_strings"):
-        return _strings(attribute.value)
-    dtype = _VALUE_DTYPES.get(attribute.name)
-    return None if dtype is None else ir.Tensor(np.array(attribute.value, dtype))
-
-
-_VALUE_DTYPES: dict[str, type[np.generic]] = {
-    "value_int": np.int64,
-    "value_ints": np.int64,
-    "value_float": np.float32,
-    "value_floats": np.float32,
-}
-"""Element types of the short forms of Constant; `sparse_value` is not read."""
-
-
-def _strings(value: str | Sequence[str]) -> ir.StringTensor:
-    if isinstance(value, str):
-        return ir.StringTensor([value.encode()], shape=ir.Shape([]))
-    return ir.StringTensor([text.encode() for text in value], shape=ir.Shape([len(value)]))
+    return None if producer is None else held_tensor(producer)
 
 
 def array(value: ir.Value | None) -> Array | None:
@@ -91,11 +75,6 @@ def nbytes(tensor: ir.TensorProtocol) -> int:
     if tensor.dtype == ir.DataType.STRING:
         return sum(len(text) for text in tensor.numpy().reshape(-1))
     return int(tensor.nbytes)
-
-
-def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """Whether a node is one of some operators of ONNX's own domain."""
-    return node is not None and node.op_type in op_types and node.domain in ONNX_DOMAINS
 
 
 def opset(model: ir.Model, graph: ir.Graph | ir.Function | None = None) -> int:

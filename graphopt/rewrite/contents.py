@@ -7,7 +7,7 @@ it cannot name. Here an element is a number, the symbol of a size, or unknown.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -180,9 +180,3 @@ _RULES: dict[str, _Rule] = {
     "Add": _arithmetic,
     "Sub": _arithmetic,
 }
-
-
-def follow(nodes: Sequence[ir.Node], contents: Contents) -> None:
-    """Follow integer data through nodes in topological order."""
-    for node in nodes:
-        contents.visit(node)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable
 
 import onnx_ir as ir
 
@@ -54,17 +52,3 @@ def static(dims: Dims | None) -> tuple[int, ...] | None:
         return None
     sizes = tuple(size for size in dims if isinstance(size, int))
     return sizes if len(sizes) == len(dims) else None
-
-
-def same_product(first: Iterable[Dim], second: Iterable[Dim]) -> bool:
-    """Whether two lists of sizes are known to have the same product."""
-    left, right = _factors(first), _factors(second)
-    return left is not None and left == right
-
-
-def _factors(dims: Iterable[Dim]) -> tuple[int, Counter[str]] | None:
-    sizes = list(dims)
-    if any(size is None for size in sizes):
-        return None
-    number = math.prod(size for size in sizes if isinstance(size, int))
-    return number, Counter(size for size in sizes if isinstance(size, str))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx
 import onnx_ir as ir
 
+from graphopt.model.proto_graphs import proto_graphs
 from graphopt.model.scopes import scopes
-from graphopt.rewrite.constants import constant, is_op, nbytes
+from graphopt.rewrite.constants import ONNX_DOMAINS, constant, is_op, nbytes
 from graphopt.rewrite.contents import Contents
 from graphopt.rewrite.dims import Dim, Dims, declared_dims
 
@@ -76,19 +77,6 @@ def _computed_size(node: ir.Node, contents: Contents) -> Dim:
     return elements[0] if elements is not None and len(elements) == 1 else None
 
 
-def _value_infos(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
-    yield from graph.input
-    yield from graph.value_info
-    yield from graph.output
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _value_infos(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for body in attribute.graphs:
-                    yield from _value_infos(body)
-
-
 def _record(info: onnx.ValueInfoProto, value: ir.Value, inferred: Inferred) -> None:
     if info.type.WhichOneof("value") != "tensor_type":
         return
@@ -128,8 +116,9 @@ class _Skeleton:
             proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=data_prop)
         except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
             inferred.failure = " ".join(str(error).split())[:200]
-        for info in _value_infos(proto.graph):
-            _record(info, self.values[info.name], inferred)
+        for graph in proto_graphs(proto.graph):
+            for info in (*graph.input, *graph.value_info, *graph.output):
+                _record(info, self.values[info.name], inferred)
         return inferred
 
     def _name(self, value: ir.Value | None) -> str:
@@ -189,7 +178,7 @@ class _Skeleton:
         added.output.extend(self._name(value) if value.name else "" for value in node.outputs)
         for attribute in node.attributes.values():
             self._add_attribute(added.attribute.add(), attribute)
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ONNX_DOMAINS:
             self._keep_types(proto, node.outputs)
 
     def _keep_types(self, proto: onnx.GraphProto, values: Iterable[ir.Value]) -> None:
@@ -239,7 +228,7 @@ def _function(function: ir.Function) -> onnx.FunctionProto:
     proto = ir.serde.serialize_function(function)
     proto.ClearField("value_info")
     for node in proto.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
             _shrink(node)
     return proto
 

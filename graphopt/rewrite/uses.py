@@ -7,20 +7,11 @@ Scan still counts as a reader of the outer values it captured. Both are settled 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
-
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs in the attributes of a node: the bodies of If, Loop, Scan and the like."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+from graphopt.model.scopes import bodies
 
 
 def is_unused(value: ir.Value) -> bool:

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.model.shapes import Dims, dims_of, shape_text
 
 Array = npt.NDArray[Any]
-Dims = tuple[int | str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,11 @@ def inputs_of(model: ir.Model) -> tuple[Input, ...]:
     found = []
     for value in model.graph.inputs:
         tensor = value.type is None or isinstance(value.type, ir.TensorType | ir.SparseTensorType)
-        shape = None if value.shape is None else tuple(_dim(size) for size in value.shape)
         optional = isinstance(value.type, ir.OptionalType) or value.is_initializer()
-        found.append(Input(value.name or "", value.dtype if tensor else None, shape, not optional))
+        found.append(
+            Input(value.name or "", value.dtype if tensor else None, dims_of(value), not optional)
+        )
     return tuple(found)
-
-
-def _dim(size: int | ir.SymbolicDim) -> int | str | None:
-    return size if isinstance(size, int) else size.value
 
 
 @dataclass(frozen=True)
@@ -295,8 +292,8 @@ def _check_shape(item: Input, array: Array, axis: int | None, stacked: bool, sou
     have = array.shape[1:] if stacked else array.shape
     if len(have) != len(item.shape):
         raise GraphoptError(
-            f"input {item.name!r} has rank {array.ndim} (shape {_text(array.shape)}),"
-            f" the model wants rank {len(item.shape)} ({_text(item.shape)})",
+            f"input {item.name!r} has rank {array.ndim} (shape {shape_text(array.shape)}),"
+            f" the model wants rank {len(item.shape)} ({shape_text(item.shape)})",
             file=source,
         )
     for position, (size, wanted) in enumerate(zip(have, item.shape, strict=True)):
@@ -304,7 +301,8 @@ def _check_shape(item: Input, array: Array, axis: int | None, stacked: bool, sou
         if isinstance(wanted, int) and size != wanted and not samples:
             raise GraphoptError(
                 f"input {item.name!r} has size {size} at axis {position + stacked}"
-                f" (shape {_text(array.shape)}), the model wants {wanted} ({_text(item.shape)})",
+                f" (shape {shape_text(array.shape)}), the model wants {wanted}"
+                f" ({shape_text(item.shape)})",
                 file=source,
             )
 
@@ -326,7 +324,3 @@ def _fixed_batch(inputs: Sequence[Input], layout: Layout, source: str) -> int | 
             )
         batch = size
     return batch or None
-
-
-def _text(shape: Sequence[int | str | None]) -> str:
-    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

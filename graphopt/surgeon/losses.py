@@ -11,8 +11,8 @@ import onnx_ir as ir
 from graphopt.model import scopes
 from graphopt.model.carried import TYPE_KEY, values_of
 from graphopt.model.lossless import differences
+from graphopt.model.proto_graphs import proto_graphs
 from graphopt.model.serialize import Skeleton, to_skeleton
-from graphopt.surgeon.restore import bodies
 
 _ATTRIBUTES = frozenset(
     {
@@ -70,16 +70,11 @@ def losses(before: ir.Model, after: ir.Model) -> Iterator[str]:
             proto.external_data.add(key="index", value=str(index))
 
         skeleton.fill(place)
-        _sort_initializers(skeleton.proto.graph)
+        for graph in proto_graphs(skeleton.proto.graph):
+            # Their order means nothing.
+            graph.initializer.sort(key=lambda tensor: tensor.name)
     for path in differences(left.proto, right.proto):
         yield _in_words(left.proto, path)
-
-
-def _sort_initializers(graph: onnx.GraphProto) -> None:
-    """Forget the order of initializers, which means nothing, in a graph and its bodies."""
-    graph.initializer.sort(key=lambda tensor: tensor.name)
-    for body in bodies(graph):
-        _sort_initializers(body)
 
 
 def _in_words(model: onnx.ModelProto, path: str) -> str:

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.model import scopes
+from graphopt.model.proto_graphs import proto_bodies
 
 _Noted = ir.Graph | ir.Node | ir.Value
 
@@ -30,7 +31,7 @@ def return_captured(graph: onnx.GraphProto, owners: Mapping[str, int], depth: in
 
     onnx-graphsurgeon writes them, and the types of outer values, into every body that reads them.
     """
-    for body in bodies(graph):
+    for body in _bodies(graph):
         return_captured(body, owners, depth + 1)
         here = {tensor.name for tensor in graph.initializer}
         for tensor in list(body.initializer):
@@ -45,13 +46,8 @@ def return_captured(graph: onnx.GraphProto, owners: Mapping[str, int], depth: in
                 body.value_info.remove(info)
 
 
-def bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield the bodies of the nodes of a graph, not those inside them."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    return (body for node in graph.node for body in proto_bodies(node))
 
 
 def restore_interface(before: ir.Model, after: ir.Model) -> None:

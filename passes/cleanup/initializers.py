@@ -8,11 +8,11 @@ from functools import partial
 
 import onnx_ir as ir
 
-from graphopt.model.scopes import Scope, scopes
+from graphopt.model.scopes import Scope, bodies, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import add_initializer, constant, is_op, nbytes
 from graphopt.rewrite.names import Names
-from graphopt.rewrite.uses import bodies, is_unused, remove, replace
+from graphopt.rewrite.uses import is_unused, remove, replace
 from passes.cleanup.sites import place
 from passes.cleanup.tensors import equal, sample
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.rewrite.dims import declared_dims, same_product
+from graphopt.rewrite.dims import declared_dims
 from graphopt.rewrite.shapes import Facts
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -61,12 +61,6 @@ def test_placeholders_for_unknown_sizes_are_not_equal() -> None:
     assert declared_dims(ir.Shape(["?", 3, "None", -1, "N"])) == (None, 3, None, None, "N")
     assert declared_dims(ir.Shape(["d", "d", "N"])) == (None, None, "N")
     assert declared_dims(None) is None
-
-
-def test_products() -> None:
-    assert same_product(("N", 2, 6), (12, "N"))
-    assert not same_product(("N", 2), ("M", 2))
-    assert not same_product((None,), (None,))
 
 
 def test_bodies_are_inferred_with_what_surrounds_them() -> None:
