@@ -82,8 +82,3 @@ class ChannelSquares:
     def norms(self) -> npt.NDArray[np.float64]:
         """The L2 norm of each channel over all that was seen."""
         return np.sqrt(self.sums)
-
-    @property
-    def mean_squares(self) -> npt.NDArray[np.float64]:
-        """The second moment of each channel."""
-        return self.sums / max(1, self.count)

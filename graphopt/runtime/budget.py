@@ -26,11 +26,6 @@ class Budget:
     min_sqnr: float | None = None
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no loss is allowed."""
-        return self.max_drop is None and self.min_sqnr is None and not self.tolerances
-
 
 def judge_output(error: OutputError, budget: Budget) -> str | None:
     """What is wrong with an output, in one clause; None: nothing is."""

@@ -26,7 +26,6 @@ def test_batches_and_merges_give_what_all_samples_give(split: int, axis: int, se
     others = tuple(other for other in range(3) if other != axis % 3)
     expected = sum((piece.astype(np.float64) ** 2).sum(axis=others) for piece in pieces)
     np.testing.assert_allclose(first.norms, np.sqrt(expected))
-    np.testing.assert_allclose(first.mean_squares, expected / whole.count)
 
 
 def test_float16_squares_do_not_overflow() -> None:
