@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from graphopt.pipeline.result import RunResult, StepRecord
     from graphopt.pipeline.syntax import parse, unparse
     from graphopt.runtime.compare import OutputError, compare
-    from graphopt.runtime.feeds import Feeds, open_feeds, synthetic_feeds
+    from graphopt.runtime.feeds import Feeds, open_feeds
+    from graphopt.runtime.synthetic import synthetic_feeds
 
 _HOMES = {
     "CheckFailed": "graphopt.errors",
@@ -53,7 +54,7 @@ _HOMES = {
     "run": "graphopt.pipeline.manager",
     "save": "graphopt.model",
     "scopes": "graphopt.model",
-    "synthetic_feeds": "graphopt.runtime.feeds",
+    "synthetic_feeds": "graphopt.runtime.synthetic",
     "unparse": "graphopt.pipeline.syntax",
 }
 

@@ -97,7 +97,8 @@ def command(
 
 
 def _feeds(common: RuntimeOptions, first: Subject, samples: int) -> Feeds:
-    from graphopt.runtime.feeds import open_feeds, synthetic_feeds
+    from graphopt.runtime.feeds import open_feeds
+    from graphopt.runtime.synthetic import synthetic_feeds
 
     if common.data is None:
         return synthetic_feeds(first.model, seed=common.seed, samples=samples)

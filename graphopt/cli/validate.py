@@ -132,7 +132,8 @@ def command(
 
 
 def _feeds(common: RuntimeOptions, reference: Subject, limit: int | None) -> Feeds:
-    from graphopt.runtime.feeds import open_feeds, synthetic_feeds
+    from graphopt.runtime.feeds import open_feeds
+    from graphopt.runtime.synthetic import synthetic_feeds
 
     if common.data is None:
         return synthetic_feeds(reference.model, seed=common.seed, samples=limit or _MADE_UP)

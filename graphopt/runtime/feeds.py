@@ -201,19 +201,6 @@ def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
     return Feeds(arrays, labels=labels, source=spec)
 
 
-def synthetic_feeds(
-    model: ir.Model, *, seed: int = 0, samples: int = 4, sizes: Mapping[str, int] | None = None
-) -> Feeds:
-    """Make seeded inputs that respect names, dtypes, dynamic shapes and integer ranges.
-
-    See `graphopt.runtime.synthetic.make_feeds`.
-    """
-    # Imported here because that module runs models, and a session takes feeds.
-    from graphopt.runtime.synthetic import make_feeds
-
-    return make_feeds(model, seed=seed, samples=samples, sizes=sizes)
-
-
 def _in_parts(parts: Parts, source: str) -> Feeds:
     """Look through all parts once: they must be there, and their labels are kept."""
     first: Mapping[str, Array] | None = None

@@ -91,8 +91,13 @@ class Session:
             options.profile_file_prefix = f"{self._folder.name}/profile"
         if not isinstance(model, ir.Model) and expose:
             model = load(model)
-        self._staged = self._stage(model, expose) if isinstance(model, ir.Model) else None
-        self._content = fspath(model) if not isinstance(model, ir.Model) else self._message()
+        self._staged: Staged | None = None
+        self._content: str | bytes
+        if isinstance(model, ir.Model):
+            self._staged = self._stage(model, expose)
+            self._content = self._staged.content
+        else:
+            self._content = fspath(model)
         self._session = self._start(options)
         self.inputs = tuple(_input(value) for value in self._session.get_inputs())
         self.input_names = tuple(item.name for item in self.inputs)
@@ -146,9 +151,6 @@ class Session:
         twin._folder = None
         twin._session = self._start(_options("none", None, None))
         return twin
-
-    def _message(self) -> bytes:
-        return b"" if self._staged is None else self._staged.content
 
     def _start(self, options: Any) -> Any:
         import onnxruntime

@@ -20,29 +20,8 @@ from graphopt.runtime.session import Session
 Array = npt.NDArray[Any]
 
 _SIZES = (
-    32,
-    64,
-    16,
-    8,
-    48,
-    96,
-    128,
-    224,
-    256,
-    512,
-    576,
-    320,
-    192,
-    4,
-    2,
-    1,
-    3,
-    28,
-    299,
-    1024,
-    2048,
-    640,
-    16000,
+    *(32, 64, 16, 8, 48, 96, 128, 224, 256, 512, 576, 320, 192),
+    *(4, 2, 1, 3, 28, 299, 1024, 2048, 640, 16000),
 )
 """What dynamic dimensions are tried as: multiples of 32 first, as strided networks want them, then
 what networks for images, windows of audio and tokens are commonly made for."""
@@ -74,7 +53,7 @@ class _Plan:
     unit: bool = False
 
 
-def make_feeds(
+def synthetic_feeds(
     model: ir.Model, *, seed: int = 0, samples: int = 4, sizes: Mapping[str, int] | None = None
 ) -> Feeds:
     """Make seeded inputs that respect names, dtypes, dynamic shapes and integer ranges.

@@ -8,8 +8,8 @@ import pytest
 
 from graphopt.errors import GraphoptError
 from graphopt.runtime.compare import compare
-from graphopt.runtime.feeds import synthetic_feeds
 from graphopt.runtime.session import Session
+from graphopt.runtime.synthetic import synthetic_feeds
 
 SHARED = Path(__file__).parents[3] / "shared" / "models"
 

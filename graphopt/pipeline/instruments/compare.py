@@ -12,9 +12,10 @@ from graphopt.pipeline.contract import Context, Effect
 from graphopt.pipeline.instrument import Instrument, Step
 from graphopt.pipeline.interface import interface_change
 from graphopt.runtime.compare import Comparison, OutputError
-from graphopt.runtime.feeds import Array, Batch, Feeds, synthetic_feeds
+from graphopt.runtime.feeds import Array, Batch, Feeds
 from graphopt.runtime.providers import ProviderAbsentError
 from graphopt.runtime.session import Session
+from graphopt.runtime.synthetic import synthetic_feeds
 
 _ANYWAY = "rewrite without comparing: --no-verify"
 
