@@ -10,10 +10,11 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context
 from graphopt.pipeline.instrument import Instrument, RollBack, Step
-from graphopt.runtime.feeds import Feeds, synthetic_feeds
+from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.latency import interleave, ratio
 from graphopt.runtime.metrics import Collector, Outputs, open_metric
 from graphopt.runtime.session import Session
+from graphopt.runtime.synthetic import synthetic_feeds
 
 
 class MetricGuard(Instrument):
@@ -74,14 +75,7 @@ class MetricGuard(Instrument):
 
     def _outputs(self, model: ir.Model, context: Context, feeds: Feeds) -> Outputs:
         session = Session(model, context.providers)
-        first = self._metric.output or session.output_names[0]
-        # A function of the user's own looks at what it likes.
-        names = session.output_names if ":" in self._metric.name else (first,)
-        if first not in session.output_names:
-            raise GraphoptError(
-                f"there is no output {first!r}", fix=f"use {', '.join(session.output_names)}"
-            )
-        collector = Collector(names)
+        collector = Collector(self._metric.outputs(session.output_names))
         for samples in feeds.for_model(model).batches(self._batch):
             collector.add(session.run(samples))
         return collector.outputs()
