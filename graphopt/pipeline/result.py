@@ -60,7 +60,7 @@ class StepRecord:
         effect: `exact` or `lossy`.
         rewrites: The rewrites that were applied, in order.
         declined: Where the pass declined, in order.
-        timing: `decide`, `apply`, `sort`, and one part per instrument.
+        timing: `snapshot`, `decide`, `apply`, `order`, and one part per instrument.
         before: The facts of the model before the pass; None where nothing measured them.
         after: The facts of the model after it (after the roll-back, where there was one).
         errors: Outputs after against outputs before; empty where nothing compared them.

@@ -93,7 +93,7 @@ class Trial:
         ratio: Candidate to reference, paired.
         placement: Where the candidate's nodes ran.
         tf32: What TF32 would change on this provider: the candidate with it against without.
-        nodes: Inner values by node, in the reference's order.
+        nodes: Inner values by node, in the candidate's order.
     """
 
     candidate: str
