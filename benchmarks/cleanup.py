@@ -29,7 +29,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-TOOLS = ("graphopt", "graphopt-uncapped", "onnxslim", "onnxsim", "onnxscript", "ort-basic")
+TOOLS = ("graphopt", "onnxslim", "onnxsim", "onnxscript", "ort-basic")
 """The pass as it is, and without its limit on what folding a constant may add to a file: the other
 tools have none (onnxscript has one of its own)."""
 TIMEOUT_S = 300.0

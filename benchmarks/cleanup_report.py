@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-OURS = ("graphopt", "graphopt-uncapped")
+OURS = "graphopt"
 
 Row = dict[str, Any]
 
@@ -16,20 +16,15 @@ def summarize(rows: Sequence[Row], tools: Sequence[str]) -> Row:
     """Count the models on which each tool leaves the fewest nodes, differs, grows or crashes."""
     per_tool = {tool: _tool_summary(rows, tool) for tool in tools}
     lines = [_tool_line(tool, per_tool[tool], len(rows)) for tool in tools]
-    for ours in OURS:
-        if ours in tools:
-            lines += [_speed_line(rows, ours, other) for other in tools if other not in OURS]
-            lines += _lost_lines(rows, ours)
+    if OURS in tools:
+        lines += [_speed_line(rows, OURS, other) for other in tools if other != OURS]
+        lines += _lost_lines(rows, OURS)
     return {"tools": per_tool, "lines": lines}
 
 
-def fewest(row: Row, tool: str) -> int | None:
-    """Return the fewest nodes that a tool or one not of ours left, with unchanged outputs."""
-    counts = [
-        result["nodes"]
-        for other, result in row["tools"].items()
-        if _valid(result) and (other == tool or other not in OURS or tool not in OURS)
-    ]
+def fewest(row: Row) -> int | None:
+    """Return the fewest nodes that any tool left, with unchanged outputs."""
+    counts = [result["nodes"] for result in row["tools"].values() if _valid(result)]
     return min(counts, default=None)
 
 
@@ -61,7 +56,7 @@ def _tool_summary(rows: Sequence[Row], tool: str) -> Row:
     results = [(row, row["tools"][tool]) for row in rows]
     ran = [(row, result) for row, result in results if "crash" not in result]
     return {
-        "fewest_or_tied": sum(_valid(r) and r["nodes"] == fewest(row, tool) for row, r in ran),
+        "fewest_or_tied": sum(_valid(r) and r["nodes"] == fewest(row) for row, r in ran),
         "changed_outputs": [row["model"] for row, r in ran if not r.get("equal")],
         "grown": [row["model"] for row, r in ran if r["nodes"] > row["nodes"]],
         "crashed": [row["model"] for row, r in results if "crash" in r],
@@ -95,12 +90,12 @@ def _speed_line(rows: Sequence[Row], mine: str, other: str) -> str:
 def _lost_lines(rows: Sequence[Row], mine: str) -> list[str]:
     lines = []
     for row in rows:
-        ours, best = row["tools"][mine], fewest(row, mine)
+        ours, best = row["tools"][mine], fewest(row)
         if best is not None and (not _valid(ours) or ours["nodes"] > best):
             winners = [
                 tool
                 for tool, result in row["tools"].items()
-                if tool not in OURS and _valid(result) and result["nodes"] == best
+                if tool != mine and _valid(result) and result["nodes"] == best
             ]
             left = ours.get("nodes", "crash")
             lines.append(
@@ -114,7 +109,7 @@ def _cell(row: Row, tool: str) -> str:
     if "crash" in result:
         return "crash"
     nodes = f"{result['nodes']}"
-    if _valid(result) and result["nodes"] == fewest(row, tool):
+    if _valid(result) and result["nodes"] == fewest(row):
         nodes = f"**{nodes}**"
     if result["nodes"] > row["nodes"]:
         nodes += "^"

@@ -12,7 +12,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +131,7 @@ def _peak_mib() -> float:
     return peak / (1 << 20) if sys.platform == "darwin" else peak / 1024
 
 
-def _graphopt(**parameters: int) -> Callable[[str, str], object]:
+def _graphopt() -> Callable[[str, str], object]:
     # What the pass imports on first use is no part of its time.
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
@@ -143,7 +142,7 @@ def _graphopt(**parameters: int) -> Callable[[str, str], object]:
 
     def job(source: str, out: str) -> None:
         model = load(source)
-        for event in Cleanup(**parameters).rewrites(model, Context()):
+        for event in Cleanup().rewrites(model, Context()):
             if isinstance(event, Rewrite):
                 event.apply()
         save(model, out)
@@ -193,7 +192,6 @@ def _ort_basic() -> Callable[[str, str], object]:
 
 _TOOLS: dict[str, Callable[[], Callable[[str, str], object]]] = {
     "graphopt": _graphopt,
-    "graphopt-uncapped": partial(_graphopt, max_bytes=1 << 40),
     "onnxslim": _onnxslim,
     "onnxsim": _onnxsim,
     "onnxscript": _onnxscript,
