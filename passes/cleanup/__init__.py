@@ -46,17 +46,17 @@ class Cleanup(Pass):
     and operators without effect, dead code, repeated subexpressions, equal initializers, unused
     functions and opset imports go, branches that cannot run too; neighbours that one operator can
     replace are merged, and affine operators are folded into the weights beside them.
-    The main graph, bodies and functions are covered. The model never grows: no round adds nodes,
-    and a constant is not folded where its result needs more than `max_bytes` and more than the
-    constants it replaces. Quantized weights (constants behind DequantizeLinear) stay quantized.
+    The main graph, bodies and functions are covered. No round adds nodes, and folding adds at
+    most `max_bytes` to the file: results that need more than the constants they replace are
+    declined from then on. Quantized weights (constants behind DequantizeLinear) stay quantized.
 
     Args:
-        max_bytes: The most bytes by which folding one constant may enlarge the model.
+        max_bytes: The most bytes by which folded constants may enlarge the model, in all.
     """
 
     name = "cleanup"
     effect = Effect.EXACT
-    max_bytes: int = 1 << 20
+    max_bytes: int = 128 << 20
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -71,7 +71,7 @@ class Cleanup(Pass):
         What an earlier round declines, a later one may do: a weight is folded that was computed.
         """
         del context
-        rules = self._rules()
+        rules = self._rules(fold_constants.Growth(self.max_bytes))
         try:
             while True:
                 applied, declined = _Applied(), dict[Declined, None]()
@@ -88,11 +88,11 @@ class Cleanup(Pass):
         finally:
             _forget(model)
 
-    def _rules(self) -> tuple[Rule, ...]:
+    def _rules(self, growth: fold_constants.Growth) -> tuple[Rule, ...]:
         return (
             legacy_inputs.rewrites,
             dead_code.rewrites,
-            partial(fold_constants.rewrites, max_bytes=self.max_bytes),
+            partial(fold_constants.rewrites, growth=growth),
             branches.rewrites,
             impossible_branches.rewrites,
             identities.rewrites,

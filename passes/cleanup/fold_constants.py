@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.model.scopes import Scope, scopes
+from graphopt.model.scopes import Scope, bodies, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import (
     ONNX_DOMAINS,
@@ -19,14 +21,17 @@ from graphopt.rewrite.constants import (
     nbytes,
 )
 from graphopt.rewrite.shapes import Facts
-from graphopt.rewrite.uses import bodies, is_unused, remove, replace
+from graphopt.rewrite.uses import is_unused, remove, replace
 from passes.cleanup import numpy_kernels, ort_kernels
 from passes.cleanup.determinism import is_random
 from passes.cleanup.kernel_call import Call
 from passes.cleanup.sites import place
 
-_TRANSIENT_BYTES = 64 << 20
-"""The most bytes of an intermediate result that is not kept."""
+_RESULT_BYTES = 64 << 20
+"""The most bytes of one result, kept or not."""
+
+_ROUND_BYTES = 256 << 20
+"""The most bytes of all results that one walk over a graph holds; the next walk goes on."""
 
 _KEPT_AS_THEY_ARE = frozenset(
     {
@@ -47,8 +52,22 @@ _KEPT_AS_THEY_ARE = frozenset(
 _BOUNDED_BY_INPUTS = frozenset({"Compress", "NonZero", "TopK", "Unique"})
 """Operators whose output size depends on data, but never exceeds rank times input."""
 
+_BOUNDED_ELEMENTS = 1 << 20
+"""The most elements of an input to one of those."""
 
-def rewrites(model: ir.Model, max_bytes: int = 1 << 20) -> Iterator[Rewrite | Declined]:
+
+@dataclass
+class Growth:
+    """What folds of one run may still add to the model.
+
+    Args:
+        left: Bytes.
+    """
+
+    left: int
+
+
+def rewrites(model: ir.Model, growth: Growth) -> Iterator[Rewrite | Declined]:
     """Yield one rewrite per value that is known and that a node which stays reads.
 
     Known is what deterministic nodes of ONNX's own domain compute from constants alone, and
@@ -57,27 +76,28 @@ def rewrites(model: ir.Model, max_bytes: int = 1 << 20) -> Iterator[Rewrite | De
 
     Args:
         model: The model.
-        max_bytes: The most bytes by which one fold may enlarge the model.
+        growth: How far the model may grow; what is yielded is taken off.
     """
     facts = Facts.of(model)
     for scope in scopes(model):
         imports = model.opset_imports
         if scope.function is not None:
             imports = scope.function.opset_imports or imports
-        yield from _Folding(scope, facts, imports, max_bytes).rewrites()
+        yield from _Folding(scope, facts, imports, growth).rewrites()
 
 
 class _Folding:
     """The constants of one graph: found, computed, and chosen."""
 
     def __init__(
-        self, scope: Scope, facts: Facts, opsets: Mapping[str, int], max_bytes: int
+        self, scope: Scope, facts: Facts, opsets: Mapping[str, int], growth: Growth
     ) -> None:
         self._scope = scope
         self._facts = facts
         self._opsets = opsets
         self._opset = opsets.get("", opsets.get("ai.onnx", 1))
-        self._max_bytes = max_bytes
+        self._growth = growth
+        self._room = _ROUND_BYTES
         self._known: dict[ir.Value, Array] = {}
         self._foldable: dict[ir.Node, None] = {}
         self._pending: dict[ir.Value, None] = {}
@@ -155,27 +175,39 @@ class _Folding:
         if any(value in self._pending for value in node.inputs if value is not None):
             return None
         inputs = [self._array(value) for value in node.inputs]
-        return numpy_kernels.evaluate(Call(node, inputs, self._opset, _TRANSIENT_BYTES))
+        limit = min(_RESULT_BYTES, self._room)
+        result = numpy_kernels.evaluate(Call(node, inputs, self._opset, limit))
+        if result is not None and not any(_shares(result, array) for array in inputs):
+            self._room -= result.nbytes
+        return result
 
     def _fits_a_session(self, node: ir.Node) -> bool:
         """Whether ONNX Runtime can take the inputs, and the outputs are known to be small."""
         for value in node.inputs:
             if value is not None and not ort_kernels.is_supported(self._facts.dtype(value)):
                 return False
-        if not node.inputs:
+        bounds = [self._bound(node, value) for value in node.outputs if value.name]
+        sizes = [size for size in bounds if size is not None and size <= _RESULT_BYTES]
+        if not node.inputs or len(sizes) < len(bounds) or sum(sizes) > self._room:
             return False
-        return all(self._is_bounded(node, value) for value in node.outputs if value.name)
+        self._room -= sum(sizes)
+        return True
 
-    def _is_bounded(self, node: ir.Node, value: ir.Value) -> bool:
+    def _bound(self, node: ir.Node, value: ir.Value) -> int | None:
+        """Return how many bytes an output may have at most; None where that is not known."""
         dtype, shape = self._facts.dtype(value), self._facts.static_shape(value)
         if dtype is None or not ort_kernels.is_supported(dtype):
-            return False
+            return None
         if shape is not None:
-            return float(np.prod(shape, dtype=np.float64)) * dtype.itemsize <= _TRANSIENT_BYTES
+            return math.ceil(math.prod(shape) * dtype.itemsize)
+        if node.op_type not in _BOUNDED_BY_INPUTS:
+            return None
         inputs = [self._facts.static_shape(source) for source in node.inputs]
-        return node.op_type in _BOUNDED_BY_INPUTS and all(
-            source is not None and np.prod(source) <= self._max_bytes for source in inputs
-        )
+        elements = [math.prod(source) for source in inputs if source is not None]
+        if len(elements) < len(inputs) or max(elements) > _BOUNDED_ELEMENTS:
+            return None
+        rank = max(len(source) for source in inputs if source is not None)
+        return math.ceil(rank * max(elements) * dtype.itemsize)
 
     def _evaluate_pending(self) -> None:
         if not self._pending:
@@ -210,11 +242,12 @@ class _Folding:
             return
         size = sum(self._known[value].nbytes for value in wanted)
         freed = self._freed_bytes(node)
-        if size > freed and size > self._max_bytes:
+        if size > freed and size - freed > self._growth.left:
             del self._foldable[node]
-            why = f"its result needs {size} bytes, its constants {freed}; max_bytes is"
-            yield Declined(at, f"{why} {self._max_bytes}")
+            why = f"its result needs {size} bytes, its constants {freed}"
+            yield Declined(at, f"{why}; {self._growth.left} of max_bytes are left")
             return
+        self._growth.left -= max(0, size - freed)
         for value in wanted:
             why = f"{node.op_type} of constants is constant ({self._known[value].nbytes} bytes)"
             yield Rewrite(at, why, partial(self._fold, node, value))
@@ -253,6 +286,10 @@ class _Folding:
         replace(value, folded)
         if all(is_unused(output) for output in node.outputs):
             remove(node)
+
+
+def _shares(result: Array, array: Array | None) -> bool:
+    return array is not None and np.may_share_memory(result, array)
 
 
 def _tensor(array: Array) -> ir.TensorProtocol:

@@ -69,7 +69,7 @@ def test_a_decline_is_said_once() -> None:
           w = Expand(one, s)\n a = Mul(x, w)\n b = Identity(a)\n y = Exp(b)
         }"""
     )
-    said = clean(model, max_bytes=8)
+    said = clean(model, max_bytes=2)
     assert len([step for step in declines(said) if step.at == "w"]) == 1
 
 

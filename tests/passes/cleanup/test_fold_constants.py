@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -7,12 +8,16 @@ import onnx_ir as ir
 import pytest
 from before_after import apply, check, declines, model_of, unchanged
 
-from passes.cleanup import fold_constants
+from passes.cleanup import Rule, fold_constants
+
+
+def folding(max_bytes: int = 1 << 20) -> Rule:
+    return partial(fold_constants.rewrites, growth=fold_constants.Growth(max_bytes))
 
 
 def test_a_chain_of_constants_becomes_one_initializer() -> None:
     check(
-        fold_constants.rewrites,
+        folding(),
         """g (float[N,2] x) => (float[N,2] y) <float[2] w = {1, 2}, float[2] v = {3, 5}> {
           a = Mul(w, v)
           one = Constant<value_float = 1.0>()
@@ -31,7 +36,7 @@ def test_what_numpy_has_no_kernel_for_runs_on_onnx_runtime() -> None:
           y = Mul(x, b)
         }"""
     )
-    apply(fold_constants.rewrites, model)
+    apply(folding(), model)
     assert [node.op_type for node in model.graph] == ["Mul"]
     folded = model.graph.initializers["b"].const_value
     assert folded is not None
@@ -40,7 +45,7 @@ def test_what_numpy_has_no_kernel_for_runs_on_onnx_runtime() -> None:
 
 def test_static_sizes_of_a_dynamic_shape_are_known() -> None:
     check(
-        fold_constants.rewrites,
+        folding(),
         """g (float[N,3,4] x) => (float[N,3,4] y) <int64 one = {1}> {
           s = Shape(x)
           d = Gather<axis = 0>(s, one)
@@ -53,7 +58,7 @@ def test_static_sizes_of_a_dynamic_shape_are_known() -> None:
 
 def test_a_constant_output_keeps_its_name() -> None:
     check(
-        fold_constants.rewrites,
+        folding(),
         "g () => (float[2] y) <float[2] w = {1, 2}> { y = Add(w, w) }",
         "g () => (float[2] y) { y = Constant<value = float[2] {2, 4}>() }",
     )
@@ -61,7 +66,7 @@ def test_a_constant_output_keeps_its_name() -> None:
 
 def test_bodies_see_constants_around_them() -> None:
     check(
-        fold_constants.rewrites,
+        folding(),
         """g (float[2] x, bool c) => (float[2] y) <float[2] w = {1, 2}> {
           y = If(c) <
             then_branch = t () => (float[2] p) { q = Add(w, w)\n p = Mul(x, q) },
@@ -82,7 +87,7 @@ def test_functions_fold_into_constant_nodes() -> None:
     main = "g (float[2] x) => (float[2] y) { y = local.f(x) }\n"
     function = '<domain: "local", opset_import: ["" : 17]> f (a) => (b) '
     check(
-        fold_constants.rewrites,
+        folding(),
         f"{header}{main}{function}"
         "{ two = Constant<value_float = 2.0>()\n t = Mul(two, two)\n b = Mul(a, t) }",
         f"{header}{main}{function} {{ t = Constant<value = float {{4}}>()\n b = Mul(a, t) }}",
@@ -97,17 +102,47 @@ def test_a_result_beyond_the_cap_is_declined_once_and_its_inputs_are_folded() ->
           y = Mul(x, wide)
         }"""
     )
-    said = apply(partial(fold_constants.rewrites, max_bytes=1000), model)
+    said = apply(folding(1000), model)
     assert [node.op_type for node in model.graph] == ["Expand", "Mul"]
     (declined,) = declines(said)
     assert declined.at == "wide"
     assert "4000 bytes" in declined.why
-    assert "max_bytes is 1000" in declined.why
+    assert "1000 of max_bytes are left" in declined.why
+
+
+def test_the_cap_holds_for_all_folds_together() -> None:
+    model = model_of(
+        """g (float[100] x) => (float[100] y) <float v = {1}, float w = {2}, int64[1] s = {100}> {
+          a = Expand(v, s)
+          b = Expand(w, s)
+          c = Mul(x, a)
+          y = Mul(c, b)
+        }"""
+    )
+    said = apply(folding(600), model)
+    assert [node.op_type for node in model.graph] == ["Expand", "Mul", "Mul"]
+    (declined,) = declines(said)
+    assert declined.at == "a"  # they are chosen from the outputs backwards
+
+
+def test_many_big_results_are_not_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold_constants, "_ROUND_BYTES", 4 << 20)
+    fills = "\n".join(f"w{i} = Expand(v{i}, s)\n z{i} = Mul(x, w{i})" for i in range(64))
+    values = ", ".join(f"float v{i} = {{{i}}}" for i in range(64))
+    outputs = ", ".join(f"float[262144] z{i}" for i in range(64))
+    model = model_of(
+        f"g (float[262144] x) => ({outputs}) <int64[1] s = {{262144}}, {values}> {{ {fills} }}"
+    )
+    tracemalloc.start()
+    assert declines(list(folding(0)(model)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 << 20  # 64 MB, were all of them held
 
 
 def test_a_result_that_is_no_bigger_than_what_it_replaces_is_folded_at_any_cap() -> None:
     check(
-        partial(fold_constants.rewrites, max_bytes=0),
+        folding(0),
         "g (float[N,2] x) => (float[N,2] y) <float[2] w = {1, 2}> { a = Neg(w)\n y = Mul(x, a) }",
         "g (float[N,2] x) => (float[N,2] y) <float[2] a = {-1, -2}> { y = Mul(x, a) }",
     )
@@ -115,7 +150,7 @@ def test_a_result_that_is_no_bigger_than_what_it_replaces_is_folded_at_any_cap()
 
 def test_a_weight_that_another_node_reads_is_not_doubled() -> None:
     said = unchanged(
-        partial(fold_constants.rewrites, max_bytes=0),
+        folding(0),
         """g (float[N,2] x, int64 i) => (float[N,2] y, float[2] z) <float[2,2] w = {1, 2, 3, 4}> {
           a = Transpose(w)
           y = MatMul(x, a)
@@ -138,14 +173,14 @@ def test_a_weight_that_another_node_reads_is_not_doubled() -> None:
 def test_random_numbers_and_quantization_stay(body: str) -> None:
     constants = "<float[2] w = {0.5, 1}, int8[2] q = {1, 2}, float s = {0.5}>"
     unchanged(
-        fold_constants.rewrites,
+        folding(),
         f"g (float[2] x) => (float[2] y) {constants} {{ {body}\n y = Mul(x, t) }}",
     )
 
 
 def test_a_default_that_the_caller_may_override_is_no_constant() -> None:
     unchanged(
-        fold_constants.rewrites,
+        folding(),
         "g (float[2] x, float[2] w = {1, 2}) => (float[2] y) { a = Neg(w)\n y = Mul(x, a) }",
     )
 
@@ -153,7 +188,7 @@ def test_a_default_that_the_caller_may_override_is_no_constant() -> None:
 def test_an_attribute_of_the_function_is_no_constant() -> None:
     header = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]>\n'
     unchanged(
-        fold_constants.rewrites,
+        folding(),
         f"{header}g (float[2] x) => (float[2] y) {{ y = local.f<k = 2.0>(x) }}\n"
         '<domain: "local", opset_import: ["" : 17]> f <k> (a) => (b) '
         "{ c = Constant<value_float: float = @k>()\n t = Neg(c)\n b = Mul(a, t) }",
@@ -162,7 +197,7 @@ def test_an_attribute_of_the_function_is_no_constant() -> None:
 
 def test_a_huge_tensor_is_never_allocated() -> None:
     said = unchanged(
-        fold_constants.rewrites,
+        folding(),
         """g (float[2] x) => (float[2] y) <int64[1] s = {1000000000000}, int64[1] i = {0}> {
           t = ConstantOfShape(s)
           u = Gather(t, i)
@@ -189,7 +224,7 @@ def test_bfloat16_is_computed_as_bfloat16() -> None:
     model.graph.insert_before(model.graph[2], product)
     model.graph[3].replace_input_with(1, product.outputs[0])
     name = product.outputs[0].name
-    apply(fold_constants.rewrites, model)
+    apply(folding(), model)
     assert name is not None
     folded = model.graph.initializers[name].const_value
     assert folded is not None
