@@ -128,6 +128,52 @@ def to_skeleton(
     )
 
 
+def attribute_proto(attribute: ir.Attr) -> onnx.AttributeProto:
+    """Serialize an attribute that is no body, with its tensors inside.
+
+    Use this and not `onnx_ir.to_proto`, which cannot write sparse tensors and types of maps.
+    """
+    own = _own_proto(attribute, _whole_sparse_proto)
+    return ir.serde.serialize_attribute(attribute) if own is None else own
+
+
+def _own_proto(
+    attribute: ir.Attr, sparse_proto: Callable[[SparseTensor], onnx.SparseTensorProto]
+) -> onnx.AttributeProto | None:
+    """Return an attribute that onnx-ir cannot write, as a proto; None where it can."""
+    value = attribute.value
+    if attribute.is_ref() or value is None:
+        return None
+    proto = onnx.AttributeProto(name=attribute.name)
+    if attribute.doc_string:
+        proto.doc_string = attribute.doc_string
+    if attribute.type == Kind.TYPE_PROTOS and value:
+        value = value[0]
+    if isinstance(value, Carried):
+        proto.CopyFrom(value.proto)
+        proto.name = attribute.name
+    elif attribute.type == Kind.SPARSE_TENSOR:
+        proto.type = onnx.AttributeProto.SPARSE_TENSOR
+        proto.sparse_tensor.CopyFrom(sparse_proto(value))
+    elif attribute.type == Kind.SPARSE_TENSORS:
+        proto.type = onnx.AttributeProto.SPARSE_TENSORS
+        proto.sparse_tensors.extend(map(sparse_proto, value))
+    elif attribute.type == Kind.STRINGS and any(isinstance(text, bytes) for text in value):
+        proto.type = onnx.AttributeProto.STRINGS
+        proto.strings.extend(_encoded(value))
+    else:
+        return None
+    return proto
+
+
+def _whole_sparse_proto(tensor: SparseTensor) -> onnx.SparseTensorProto:
+    return onnx.SparseTensorProto(
+        dims=tensor.shape.numpy(),
+        values=ir.serde.serialize_tensor(tensor.values),
+        indices=ir.serde.serialize_tensor(tensor.indices),
+    )
+
+
 def innermost(error: BaseException) -> str:
     """Return the text of the exception that an error started from."""
     while error.__cause__ is not None:
@@ -220,34 +266,10 @@ class _Exchange:
         if attribute.type == Kind.TENSORS:
             tensors = [self._stand_in(tensor, initializer=False) for tensor in value]
             return ir.AttrTensors(name, tensors, doc)
-        proto = self._own_proto(attribute)
+        proto = _own_proto(attribute, self._sparse_proto)
         if proto is None:
             return None
         return ir.AttrString(name, f"{self.marker}{self.tagged.add_attribute(proto)}")
-
-    def _own_proto(self, attribute: ir.Attr) -> onnx.AttributeProto | None:
-        """Return an attribute that onnx-ir cannot write, as a proto; None where it can."""
-        value = attribute.value
-        proto = onnx.AttributeProto(name=attribute.name)
-        if attribute.doc_string:
-            proto.doc_string = attribute.doc_string
-        if attribute.type == Kind.TYPE_PROTOS and value:
-            value = value[0]
-        if isinstance(value, Carried):
-            proto.CopyFrom(value.proto)
-            proto.name = attribute.name
-        elif attribute.type == Kind.SPARSE_TENSOR:
-            proto.type = onnx.AttributeProto.SPARSE_TENSOR
-            proto.sparse_tensor.CopyFrom(self._sparse_proto(value))
-        elif attribute.type == Kind.SPARSE_TENSORS:
-            proto.type = onnx.AttributeProto.SPARSE_TENSORS
-            proto.sparse_tensors.extend(map(self._sparse_proto, value))
-        elif attribute.type == Kind.STRINGS and any(isinstance(text, bytes) for text in value):
-            proto.type = onnx.AttributeProto.STRINGS
-            proto.strings.extend(_encoded(value))
-        else:
-            return None
-        return proto
 
     def _stand_in(self, tensor: ir.TensorProtocol, *, initializer: bool) -> ir.TensorProtocol:
         if tensor.dtype == ir.DataType.STRING:

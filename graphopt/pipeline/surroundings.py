@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.model.scopes import Scope, scopes
+from graphopt.model.serialize import attribute_proto
 
 _BIG = 16
 
@@ -120,7 +121,7 @@ def _text(node: ir.Node) -> str:
 def _attribute(attribute: ir.Attr) -> onnx.AttributeProto:
     short = onnx.AttributeProto(name=attribute.name)
     if attribute.is_ref():
-        return ir.to_proto(attribute)
+        return attribute_proto(attribute)
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         # The nodes of a body are lines of their own.
         short.type, short.s = onnx.AttributeProto.STRING, b"<body>"
@@ -131,4 +132,4 @@ def _attribute(attribute: ir.Attr) -> onnx.AttributeProto:
         short.type = onnx.AttributeProto.STRING
         short.s = f"<{tensor.dtype.name}[{dims}]>".encode()
         return short
-    return ir.to_proto(attribute)
+    return attribute_proto(attribute)

@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from graphopt.model.proto_graphs import proto_graphs
 from graphopt.model.scopes import scopes
+from graphopt.model.serialize import attribute_proto
+from graphopt.model.skeleton import skeleton
 from graphopt.rewrite.constants import ONNX_DOMAINS, constant, is_op, nbytes
 from graphopt.rewrite.contents import Contents
 from graphopt.rewrite.dims import Dim, Dims, declared_dims
@@ -40,10 +42,10 @@ def infer(model: ir.Model) -> Inferred:
     Functions are followed at their calls, but what is inside them is not reported: a function has
     no types of its own.
     """
-    skeleton = _Skeleton(model)
-    inferred = skeleton.infer(data_prop=False)
+    renamed = _Renamed(model)
+    inferred = renamed.infer(data_prop=False)
     if inferred.failure is None and _may_propagate(model, inferred):
-        inferred = skeleton.infer(data_prop=True)
+        inferred = renamed.infer(data_prop=True)
     return inferred
 
 
@@ -95,7 +97,7 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
     return dim.dim_param or None
 
 
-class _Skeleton:
+class _Renamed:
     """A proto of a model with names of its own, so that no scoping accident can mix values up."""
 
     def __init__(self, model: ir.Model) -> None:
@@ -104,10 +106,12 @@ class _Skeleton:
         self.proto = onnx.ModelProto(ir_version=max(model.ir_version or 0, 8))
         for domain, version in model.opset_imports.items():
             self.proto.opset_import.add(domain=domain, version=version)
-        self.proto.graph.name = "skeleton"
+        self.proto.graph.name = "renamed"
         self._fill(self.proto.graph, model.graph, trust_inputs=True)
-        for function in model.functions.values():
-            self.proto.functions.append(_function(function))
+        for function in skeleton(model).functions if model.functions else ():
+            # What a function claims of its inner shapes is not trusted, either.
+            function.ClearField("value_info")
+            self.proto.functions.append(function)
 
     def infer(self, *, data_prop: bool) -> Inferred:
         """Run ONNX's inference; on failure, what was declared is what is known."""
@@ -196,7 +200,7 @@ class _Skeleton:
             for body in attribute.as_graphs():
                 self._fill_body(proto.graphs.add(), body)
         else:
-            ir.serde.serialize_attribute_into(proto, attribute)
+            proto.CopyFrom(attribute_proto(attribute))
 
     def _fill_body(self, proto: onnx.GraphProto, body: ir.Graph) -> None:
         proto.name = body.name or "body"
@@ -218,25 +222,3 @@ def _write_dims(shape: onnx.TensorShapeProto, dims: Iterable[Dim]) -> None:
             added.dim_value = dim
         elif dim is not None:
             added.dim_param = dim
-
-
-def _function(function: ir.Function) -> onnx.FunctionProto:
-    """Serialize a function without its claims on shapes, its big constants replaced by zeros.
-
-    A function has no initializers and no inputs to spare; ConstantOfShape says type and shape.
-    """
-    proto = ir.serde.serialize_function(function)
-    proto.ClearField("value_info")
-    for node in proto.node:
-        if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
-            _shrink(node)
-    return proto
-
-
-def _shrink(constant: onnx.NodeProto) -> None:
-    tensor = next((a.t for a in constant.attribute if a.name == "value" and a.HasField("t")), None)
-    if tensor is None or tensor.ByteSize() <= 2 * _KEPT_BYTES:
-        return
-    # The contents go, the declaration stays: inference reads no data of float tensors.
-    for data in ("raw_data", "float_data", "int32_data", "int64_data", "double_data"):
-        tensor.ClearField(data)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 
+from graphopt.model.serialize import attribute_proto
 from graphopt.rewrite.constants import Array
 
 _TYPES = frozenset(
@@ -143,7 +144,7 @@ def _proto(batch: Batch) -> tuple[onnx.ModelProto, dict[str, Array], dict[ir.Val
         added.input.extend("" if value is None else names[value] for value in node.inputs)
         added.output.extend(names[value] if value.name else "" for value in node.outputs)
         for attribute in node.attributes.values():
-            ir.serde.serialize_attribute_into(added.attribute.add(), attribute)
+            added.attribute.append(attribute_proto(attribute))
     for value in batch.wanted:
         graph.output.add(name=names[value])
     return proto, fed, names

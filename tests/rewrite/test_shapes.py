@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnx_ir as ir
 
+from graphopt.model import load
 from graphopt.rewrite.dims import declared_dims
 from graphopt.rewrite.shapes import Facts
 
@@ -130,3 +134,26 @@ def test_a_new_value_is_unknown_until_told() -> None:
     graph = ir.Graph([], [], nodes=[])
     graph.register_initializer(constant)
     assert facts.elements(constant) == (1, 2)
+
+
+def test_constants_that_onnx_ir_cannot_write_are_no_obstacle(tmp_path: Path) -> None:
+    values = onnx.helper.make_tensor("", onnx.TensorProto.FLOAT, [2], [1.0, 2.0])
+    indices = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [2], [3, 7])
+    sparse = onnx.helper.make_sparse_tensor(values, indices, [4, 4])
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20, "local" : 1]>
+        g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+          y = MatMul(x, w)
+          z = local.f(x)
+        }
+        <domain: "local", opset_import: ["" : 20]> f (a) => (b) { b = MatMul(a, v) }"""
+    )
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    proto.functions[0].node.insert(
+        0, onnx.helper.make_node("Constant", [], ["v"], sparse_value=sparse)
+    )
+    onnx.save(proto, tmp_path / "sparse.onnx")
+    model = load(tmp_path / "sparse.onnx")
+    facts = Facts(model)
+    assert facts.failure is None
+    assert [facts.shape(value) for value in model.graph.outputs] == [("N", 4), ("N", 4)]
