@@ -1,13 +1,13 @@
 """What is known of shapes and types, without touching the model and without copying its weights.
 
-Facts are inferred from the inputs of the model, afresh. The `value_info` that a file carries is not
-trusted: nothing forces it to be true, and an edit can leave it stale. What is trusted is the
+Shapes are inferred from the inputs of the model, afresh. The `value_info` that a file carries is
+not trusted: nothing forces it to be true, and an edit can leave it stale. What is trusted is the
 declared interface (types and shapes of the graph's inputs, where one symbolic name means one size)
 and the weights. The declared shapes of outputs are a promise to the caller and prove nothing.
 
-Facts live beside the model, not in it: a saved model has no `value_info` that it did not have.
+They are kept beside the model, not in it: a saved model has no `value_info` that it did not have.
 They speak of what a value holds, so they stay true while rewrites change who computes it; a value
-that is newer than the facts is unknown until `learn` is told.
+that is newer than the inference is unknown until `learn` is told.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from graphopt.rewrite.inference import infer
 _KEY = "graphopt.rewrite.shapes"
 
 
-class Facts:
+class Shapes:
     """What is known of the values of a model. Inside functions, only constants are.
 
     Args:
@@ -44,12 +44,12 @@ class Facts:
                 self._contents.visit(node)
 
     @classmethod
-    def of(cls, model: ir.Model) -> Facts:
-        """Return the facts of a model, inferred once until `forget`."""
-        facts = model.meta.get(_KEY)
-        if not isinstance(facts, Facts):
-            facts = model.meta[_KEY] = cls(model)
-        return facts
+    def of(cls, model: ir.Model) -> Shapes:
+        """Return what is known of a model, inferred once until `forget`."""
+        shapes = model.meta.get(_KEY)
+        if not isinstance(shapes, Shapes):
+            shapes = model.meta[_KEY] = cls(model)
+        return shapes
 
     @staticmethod
     def forget(model: ir.Model) -> None:

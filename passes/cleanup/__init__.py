@@ -11,7 +11,7 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.rewrite.names import Names
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from passes.cleanup import (
     branches,
     dead_code,
@@ -123,5 +123,5 @@ class _Applied:
 
 
 def _forget(model: ir.Model) -> None:
-    Facts.forget(model)
+    Shapes.forget(model)
     Names.forget(model)

@@ -84,7 +84,7 @@ def _clips(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
         return Merged(
             "Clip", [data], [ir.AttrFloat32(name, b) for name, b in bounds if b is not None]
         )
-    dtype = both.dtype or site.facts.dtype(data)
+    dtype = both.dtype or site.shapes.dtype(data)
     if dtype is None:
         return None
     inputs: list[Operand] = [data, _bound(both.low, dtype)]
@@ -130,7 +130,7 @@ def _casts(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | Same | None:
     data = inner.inputs[0]
     if site.opset < 6:
         return None  # types were spelled out in those days
-    source = site.facts.dtype(data)
+    source = site.shapes.dtype(data)
     between, target = (int_setting(node, "to", 0) for node in (inner, outer))
     if data is None or source is None or not between or not target:
         return None

@@ -20,13 +20,13 @@ def _identity(node: ir.Node, site: Site) -> ir.Value | None:
 
 
 def _cast(node: ir.Node, site: Site) -> ir.Value | None:
-    known = site.facts.dtype(node.inputs[0])
+    known = site.shapes.dtype(node.inputs[0])
     return node.inputs[0] if known is not None and known == int_setting(node, "to", -1) else None
 
 
 def _cast_like(node: ir.Node, site: Site) -> ir.Value | None:
-    known = site.facts.dtype(node.inputs[0])
-    like = site.facts.dtype(optional_input(node, 1))
+    known = site.shapes.dtype(node.inputs[0])
+    like = site.shapes.dtype(optional_input(node, 1))
     return node.inputs[0] if known is not None and known == like else None
 
 
@@ -73,10 +73,10 @@ def _is_neutral(
 def _keeps_shape(
     tensor: ir.TensorProtocol, other: ir.Value | None, node: ir.Node, site: Site
 ) -> bool:
-    rank = site.facts.rank(other)
+    rank = site.shapes.rank(other)
     if tensor.size == 1:
         return rank is not None and rank >= len(tensor.shape)
-    return site.facts.same_shape(other, node.outputs[0])
+    return site.shapes.same_shape(other, node.outputs[0])
 
 
 def _is_number(dtype: ir.DataType) -> bool:
@@ -115,7 +115,7 @@ def _where(node: ir.Node, site: Site) -> ir.Value | None:
         if contents is None or contents.size == 0 or contents.min() != contents.max():
             return None
         chosen = when_true if contents.all() else when_false
-    return chosen if site.facts.same_shape(chosen, node.outputs[0]) else None
+    return chosen if site.shapes.same_shape(chosen, node.outputs[0]) else None
 
 
 def _clip(node: ir.Node, site: Site) -> ir.Value | None:

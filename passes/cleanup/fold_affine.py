@@ -20,7 +20,7 @@ from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite import uses
 from graphopt.rewrite.constants import constant, is_op, nbytes, opset
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from passes.cleanup.affine import FLOATS, Affine, NotAffineError, Wide, affine
 from passes.cleanup.folded import Place, is_owned, put, rounded, scaled
 from passes.cleanup.linear import Linear, linear
@@ -30,7 +30,7 @@ from passes.cleanup.sites import Site, optional_input
 def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     """Yield one rewrite per affine node that the weights of a neighbour take in."""
     for scope in scopes(model):
-        site = Site(Facts.of(model), opset(model, scope.function))
+        site = Site(Shapes.of(model), opset(model, scope.function))
         place = Place(model, in_function=scope.function is not None)
         for node in scope.graph:
             for fold in (_fold_behind, _fold_before):
@@ -163,8 +163,8 @@ def _keeps_shape(gone: Affine, site: Site) -> bool:
     if gone.axis is not None:
         return True
     return all(values is None or values.ndim == 0 for values in (gone.scale, gone.shift)) or (
-        site.facts.same_shape(gone.data, gone.node.outputs[0])
-        or _broadcasts_into(gone, site.facts.shape(gone.data))
+        site.shapes.same_shape(gone.data, gone.node.outputs[0])
+        or _broadcasts_into(gone, site.shapes.shape(gone.data))
     )
 
 
@@ -210,7 +210,7 @@ def _filled(
     if value is not None and is_op(value.producer(), "DequantizeLinear"):
         raise _RefusedError("the weight is quantized")
     weight = None if factor is None else _new_weight(value, factor)
-    dtype = site.facts.dtype(value) or ir.DataType.UNDEFINED
+    dtype = site.shapes.dtype(value) or ir.DataType.UNDEFINED
     edit = replace(edit, weight=weight, bias=_new_bias(edit.found, dtype, *change))
     if edit.grown_bytes > 0:
         raise _RefusedError(f"the file would grow by {edit.grown_bytes} bytes")

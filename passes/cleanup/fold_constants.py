@@ -20,7 +20,7 @@ from graphopt.rewrite.constants import (
     constant_node,
     nbytes,
 )
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import is_unused, remove, replace
 from passes.cleanup import numpy_kernels, ort_kernels
 from passes.cleanup.determinism import is_random
@@ -78,22 +78,22 @@ def rewrites(model: ir.Model, growth: Growth) -> Iterator[Rewrite | Declined]:
         model: The model.
         growth: How far the model may grow; what is yielded is taken off.
     """
-    facts = Facts.of(model)
+    shapes = Shapes.of(model)
     for scope in scopes(model):
         imports = model.opset_imports
         if scope.function is not None:
             imports = scope.function.opset_imports or imports
-        yield from _Folding(scope, facts, imports, growth).rewrites()
+        yield from _Folding(scope, shapes, imports, growth).rewrites()
 
 
 class _Folding:
     """The constants of one graph: found, computed, and chosen."""
 
     def __init__(
-        self, scope: Scope, facts: Facts, opsets: Mapping[str, int], growth: Growth
+        self, scope: Scope, shapes: Shapes, opsets: Mapping[str, int], growth: Growth
     ) -> None:
         self._scope = scope
-        self._facts = facts
+        self._shapes = shapes
         self._opsets = opsets
         self._opset = opsets.get("", opsets.get("ai.onnx", 1))
         self._growth = growth
@@ -146,8 +146,8 @@ class _Folding:
 
     def _from_shapes(self, value: ir.Value) -> Array | None:
         """Return integers that follow from shapes alone."""
-        elements, shape = self._facts.elements(value), self._facts.static_shape(value)
-        dtype = self._facts.dtype(value)
+        elements, shape = self._shapes.elements(value), self._shapes.static_shape(value)
+        dtype = self._shapes.dtype(value)
         if elements is None or shape is None or dtype not in (ir.DataType.INT64, ir.DataType.INT32):
             return None
         known = [element for element in elements if isinstance(element, int)]
@@ -184,7 +184,7 @@ class _Folding:
     def _fits_a_session(self, node: ir.Node) -> bool:
         """Whether ONNX Runtime can take the inputs, and the outputs are known to be small."""
         for value in node.inputs:
-            if value is not None and not ort_kernels.is_supported(self._facts.dtype(value)):
+            if value is not None and not ort_kernels.is_supported(self._shapes.dtype(value)):
                 return False
         bounds = [self._bound(node, value) for value in node.outputs if value.name]
         sizes = [size for size in bounds if size is not None and size <= _RESULT_BYTES]
@@ -195,14 +195,14 @@ class _Folding:
 
     def _bound(self, node: ir.Node, value: ir.Value) -> int | None:
         """Return how many bytes an output may have at most; None where that is not known."""
-        dtype, shape = self._facts.dtype(value), self._facts.static_shape(value)
+        dtype, shape = self._shapes.dtype(value), self._shapes.static_shape(value)
         if dtype is None or not ort_kernels.is_supported(dtype):
             return None
         if shape is not None:
             return math.ceil(math.prod(shape) * dtype.itemsize)
         if node.op_type not in _BOUNDED_BY_INPUTS:
             return None
-        inputs = [self._facts.static_shape(source) for source in node.inputs]
+        inputs = [self._shapes.static_shape(source) for source in node.inputs]
         elements = [math.prod(source) for source in inputs if source is not None]
         if len(elements) < len(inputs) or max(elements) > _BOUNDED_ELEMENTS:
             return None

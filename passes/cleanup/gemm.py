@@ -34,7 +34,7 @@ def _product_add(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
     if not _are_float_matrices(factors, site) or any(_is_quantized(value) for value in factors):
         return None
     bias = outer.inputs[1 if outer.inputs[0] is inner.outputs[0] else 0]
-    if not _broadcasts(site.facts.shape(bias), site.facts.shape(inner.outputs[0])):
+    if not _broadcasts(site.shapes.shape(bias), site.shapes.shape(inner.outputs[0])):
         return None
     kept = [value for name, value in inner.attributes.items() if name != "beta"]
     return Merged("Gemm", [*factors, bias], kept)
@@ -79,13 +79,13 @@ def _transpose_matmul(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | No
 def _swaps(node: ir.Node, site: Site) -> bool:
     order = ints_setting(node, "perm", None)
     if order is None:
-        return "perm" not in node.attributes and site.facts.rank(node.inputs[0]) == 2
+        return "perm" not in node.attributes and site.shapes.rank(node.inputs[0]) == 2
     return list(order) == [1, 0]
 
 
 def _are_float_matrices(values: Sequence[ir.Value | None], site: Site) -> bool:
     return all(
-        site.facts.rank(value) == 2 and site.facts.dtype(value) in FLOATS for value in values
+        site.shapes.rank(value) == 2 and site.shapes.dtype(value) in FLOATS for value in values
     )
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import is_op, opset
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import can_replace, is_unused, remove, replace
 from passes.cleanup import elementwise_identities, layout_identities
 from passes.cleanup.sites import Site, place
@@ -22,11 +22,11 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     A node whose output is a graph output goes where the producer of its input can take over the
     name; otherwise (an input or initializer that is returned, a value returned twice) it stays.
     """
-    facts = Facts.of(model)
-    if facts.failure is not None:
-        yield Declined("shapes", f"shape inference failed: {facts.failure}")
+    shapes = Shapes.of(model)
+    if shapes.failure is not None:
+        yield Declined("shapes", f"shape inference failed: {shapes.failure}")
     for scope in scopes(model):
-        site = Site(facts, opset(model, scope.function))
+        site = Site(shapes, opset(model, scope.function))
         for node in scope.graph:
             yield from _bypass(scope, node, site)
 

@@ -12,7 +12,7 @@ from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import add_constant, constant, is_op, opset
 from graphopt.rewrite.names import Names
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import is_unused, remove
 from passes.cleanup.reshapes import constant_target
 from passes.cleanup.sites import int_setting, place
@@ -25,22 +25,22 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
     that nobody knows is what is left (-1): with a dynamic batch, too, the chain that
     computes the target is not needed.
     """
-    facts = Facts.of(model)
+    shapes = Shapes.of(model)
     for scope in scopes(model):
         if opset(model, scope.function) < 5:
             continue
         for node in scope.graph:
             if is_op(node, "Reshape") and len(node.inputs) == 2 and node.inputs[1] is not None:
-                yield from _target(scope, node, facts, model)
+                yield from _target(scope, node, shapes, model)
 
 
-def _target(scope: Scope, node: ir.Node, facts: Facts, model: ir.Model) -> Iterator[Rewrite]:
-    elements = facts.elements(node.inputs[1])
+def _target(scope: Scope, node: ir.Node, shapes: Shapes, model: ir.Model) -> Iterator[Rewrite]:
+    elements = shapes.elements(node.inputs[1])
     if constant(node.inputs[1]) is not None or elements is None:
         return
     if int_setting(node, "allowzero", 0) is None or 0 in elements:
         return
-    target = constant_target(facts.shape(node.inputs[0]), elements)
+    target = constant_target(shapes.shape(node.inputs[0]), elements)
     if target is not None:
         yield Rewrite(
             place(scope, node),

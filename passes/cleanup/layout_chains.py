@@ -48,15 +48,15 @@ def _transposes(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | Same | N
 def _permutation(node: ir.Node, site: Site) -> Sequence[int] | None:
     order = ints_setting(node, "perm", None)
     if order is None and "perm" not in node.attributes:
-        rank = site.facts.rank(node.inputs[0])
+        rank = site.shapes.rank(node.inputs[0])
         return None if rank is None else tuple(reversed(range(rank)))
     is_whole = order is not None and sorted(order) == list(range(len(order)))
     return order if is_whole else None
 
 
 def _unsqueezes(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
-    first = axes_of(inner, site.facts.rank(inner.outputs[0]))
-    second = axes_of(outer, site.facts.rank(outer.outputs[0]))
+    first = axes_of(inner, site.shapes.rank(inner.outputs[0]))
+    second = axes_of(outer, site.shapes.rank(outer.outputs[0]))
     data = inner.inputs[0]
     if data is None or first is None or second is None:
         return None
@@ -65,8 +65,8 @@ def _unsqueezes(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
 
 
 def _squeezes(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
-    first = axes_of(inner, site.facts.rank(inner.inputs[0]))
-    second = axes_of(outer, site.facts.rank(inner.outputs[0]))
+    first = axes_of(inner, site.shapes.rank(inner.inputs[0]))
+    second = axes_of(outer, site.shapes.rank(inner.outputs[0]))
     data = inner.inputs[0]
     if data is None or first is None or second is None:
         return _reshapes(inner, outer, site)
@@ -82,7 +82,7 @@ def _reshapes(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
     if outer.op_type == "Reshape" and _ignores_input_shape(inner, outer, site):
         attributes = [value for name, value in outer.attributes.items() if name == "allowzero"]
         return Merged("Reshape", [data, outer.inputs[1]], attributes)
-    target = _written(site.facts.shape(outer.outputs[0]))
+    target = _written(site.shapes.shape(outer.outputs[0]))
     return None if target is None else Merged("Reshape", [data, int64s(target)])
 
 
@@ -93,7 +93,7 @@ def _ignores_input_shape(inner: ir.Node, outer: ir.Node, site: Site) -> bool:
     target = integers(optional_input(outer, 1))
     if target is None:
         return False
-    before, after = site.facts.shape(inner.inputs[0]), site.facts.shape(inner.outputs[0])
+    before, after = site.shapes.shape(inner.inputs[0]), site.shapes.shape(inner.outputs[0])
     return all(_is_same_size(before, after, axis) for axis, size in enumerate(target) if size == 0)
 
 
@@ -116,7 +116,7 @@ def _written(shape: Dims | None) -> list[int] | None:
 
 def _slices(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
     """Two slices along different axes."""
-    rank = site.facts.rank(inner.inputs[0])
+    rank = site.shapes.rank(inner.inputs[0])
     first, second = _ranges(inner, rank), _ranges(outer, rank)
     data = inner.inputs[0]
     if data is None or first is None or second is None or set(first[0]) & set(second[0]):
@@ -146,7 +146,7 @@ def _ranges(node: ir.Node, rank: int | None) -> _Range | None:
 
 
 def _concats(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
-    rank = site.facts.rank(outer.outputs[0])
+    rank = site.shapes.rank(outer.outputs[0])
     first, second = (absolute(_axis(node), rank) for node in (inner, outer))
     if first is None or first != second or site.opset < 4:
         return None
@@ -163,12 +163,12 @@ def _axis(node: ir.Node) -> tuple[int] | None:
 
 def _reduced_and_kept(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
     """A reduction whose axes come back with size 1."""
-    return _with_keepdims(inner, outer, site.facts.rank(outer.outputs[0]), site, keeps=1)
+    return _with_keepdims(inner, outer, site.shapes.rank(outer.outputs[0]), site, keeps=1)
 
 
 def _kept_and_dropped(inner: ir.Node, outer: ir.Node, site: Site) -> Merged | None:
     """A reduction whose axes of size 1 go away behind it."""
-    return _with_keepdims(inner, outer, site.facts.rank(inner.outputs[0]), site, keeps=0)
+    return _with_keepdims(inner, outer, site.shapes.rank(inner.outputs[0]), site, keeps=0)
 
 
 def _with_keepdims(

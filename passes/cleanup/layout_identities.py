@@ -20,7 +20,7 @@ _TO_THE_END = (1 << 31) - 1
 
 def _same_shape(node: ir.Node, site: Site) -> ir.Value | None:
     """Operators that can only change the shape, or only where the shape changes."""
-    return node.inputs[0] if site.facts.same_shape(node.inputs[0], node.outputs[0]) else None
+    return node.inputs[0] if site.shapes.same_shape(node.inputs[0], node.outputs[0]) else None
 
 
 def _reshape(node: ir.Node, site: Site) -> ir.Value | None:
@@ -29,8 +29,8 @@ def _reshape(node: ir.Node, site: Site) -> ir.Value | None:
     source: ir.Value | None = node.inputs[0]
     found = None
     while source is not None:
-        shape = site.facts.shape(source)
-        if site.facts.same_shape(source, node.outputs[0]) or _reaches(shape, target):
+        shape = site.shapes.shape(source)
+        if site.shapes.same_shape(source, node.outputs[0]) or _reaches(shape, target):
             found = source
         producer = source.producer()
         if producer is None or not is_op(producer, *_RESHAPES):
@@ -48,7 +48,7 @@ def _target(node: ir.Node, site: Site) -> Dims | None:
     if site.opset < 5:
         fixed = ints_setting(node, "shape", None)
         return None if fixed is None else tuple(fixed)
-    return site.facts.elements(optional_input(node, 1))
+    return site.shapes.elements(optional_input(node, 1))
 
 
 def _reaches(shape: Dims | None, target: Dims | None) -> bool:
@@ -70,7 +70,7 @@ def _undoes(node: ir.Node, inner: ir.Node) -> bool:
 
 
 def _transpose(node: ir.Node, site: Site) -> ir.Value | None:
-    rank = site.facts.rank(node.inputs[0])
+    rank = site.shapes.rank(node.inputs[0])
     order = ints_setting(node, "perm", None)
     if order is None:
         stays = "perm" not in node.attributes and rank is not None and rank <= 1
@@ -96,14 +96,14 @@ def _slice(node: ir.Node, site: Site) -> ir.Value | None:
     axes = ints_setting(node, "axes", 3) if is_given(node, "axes", 3) else range(len(starts))
     if axes is None or len(axes) != len(starts):
         return None
-    shape = site.facts.shape(node.inputs[0])
+    shape = site.shapes.shape(node.inputs[0])
     whole = all(_is_end(end, axis, shape) for end, axis in zip(ends, axes, strict=True))
     return node.inputs[0] if whole else None
 
 
 def _bounds(node: ir.Node, attribute: str, index: int, site: Site) -> Sequence[Dim] | None:
     known = ints_setting(node, attribute, index)
-    return known if known is not None else site.facts.elements(optional_input(node, index))
+    return known if known is not None else site.shapes.elements(optional_input(node, index))
 
 
 def _is_end(end: Dim, axis: int, shape: Dims | None) -> bool:
@@ -120,7 +120,7 @@ def _concat(node: ir.Node, site: Site) -> ir.Value | None:
     filled = [value for value in node.inputs if not _is_empty(value)]
     if len(filled) != 1:
         return None
-    if len(node.inputs) > 1 and not site.facts.same_shape(filled[0], node.outputs[0]):
+    if len(node.inputs) > 1 and not site.shapes.same_shape(filled[0], node.outputs[0]):
         return None
     return filled[0]
 
@@ -137,11 +137,11 @@ def _split(node: ir.Node, site: Site) -> ir.Value | None:
 
 def _expand(node: ir.Node, site: Site) -> ir.Value | None:
     """Expand to a shape of ones and of sizes that the input has already."""
-    target = site.facts.elements(node.inputs[1])
+    target = site.shapes.elements(node.inputs[1])
     if target is not None and set(target) == {1} and len(target) == 1:
-        rank = site.facts.rank(node.inputs[0])
+        rank = site.shapes.rank(node.inputs[0])
         return node.inputs[0] if rank is not None and rank >= 1 else None
-    shape = site.facts.shape(node.inputs[0])
+    shape = site.shapes.shape(node.inputs[0])
     if target is None or shape is None or len(target) > len(shape):
         return _same_shape(node, site)
     aligned = shape[len(shape) - len(target) :]
@@ -175,7 +175,7 @@ def _reduce(node: ir.Node, site: Site) -> ir.Value | None:
 
 
 def _static_same_shape(node: ir.Node, site: Site) -> ir.Value | None:
-    shape = site.facts.shape(node.inputs[0])
+    shape = site.shapes.shape(node.inputs[0])
     axes = ints_setting(node, "axes", 1)
     if shape is None or (axes is None and is_given(node, "axes", 1)):
         return None

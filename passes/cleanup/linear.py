@@ -147,7 +147,7 @@ def linear(node: ir.Node, site: Site) -> Linear | None:
 
 
 def _conv(node: ir.Node, site: Site) -> Linear | None:
-    weight, groups = site.facts.static_shape(node.inputs[1]), int_setting(node, "group", 1)
+    weight, groups = site.shapes.static_shape(node.inputs[1]), int_setting(node, "group", 1)
     if weight is None or len(weight) < 3 or not groups or 0 in weight or weight[0] % groups:
         return None
     rank = len(weight)
@@ -159,7 +159,7 @@ def _conv(node: ir.Node, site: Site) -> Linear | None:
 
 
 def _gemm(node: ir.Node, site: Site) -> Linear | None:
-    weight = site.facts.static_shape(node.inputs[1])
+    weight = site.shapes.static_shape(node.inputs[1])
     settings = [int_setting(node, name, 0) for name in ("transA", "transB")]
     factors = [_float_setting(node, name) for name in ("alpha", "beta")]
     if site.opset < 7 or weight is None or len(weight) != 2 or None in settings or None in factors:
@@ -174,7 +174,7 @@ def _gemm(node: ir.Node, site: Site) -> Linear | None:
 def _matmul(node: ir.Node, site: Site) -> Linear | None:
     for index in (1, 0):
         value, other = node.inputs[index], node.inputs[1 - index]
-        weight = site.facts.static_shape(value)
+        weight = site.shapes.static_shape(value)
         is_weight = value is not None and not _varies(value)
         if is_weight and weight is not None and len(weight) >= 2 and other is not None:
             return (_right if index == 1 else _left)(node, weight, site)
@@ -190,7 +190,7 @@ def _varies(value: ir.Value) -> bool:
 
 
 def _right(node: ir.Node, weight: tuple[int, ...], site: Site) -> Linear:
-    data_rank, rank = site.facts.rank(node.inputs[0]), site.facts.rank(node.outputs[0])
+    data_rank, rank = site.shapes.rank(node.inputs[0]), site.shapes.rank(node.outputs[0])
     # A vector on the left gives one axis less.
     out = Lane(-1, weight[-1], rank, len(weight) - 1)
     into = Lane(-1, weight[-2], data_rank, 1)
@@ -209,7 +209,7 @@ def _bias_add(node: ir.Node, out: Lane, site: Site) -> ir.Node | None:
 
 
 def _left(node: ir.Node, weight: tuple[int, ...], site: Site) -> Linear | None:
-    data_rank, rank = site.facts.rank(node.inputs[1]), site.facts.rank(node.outputs[0])
+    data_rank, rank = site.shapes.rank(node.inputs[1]), site.shapes.rank(node.outputs[0])
     if data_rank is None or data_rank < 2 or rank is None:
         return None
     out, into = Lane(-2, weight[-2], rank, rank), Lane(-2, weight[-1], data_rank, data_rank)
@@ -217,7 +217,7 @@ def _left(node: ir.Node, weight: tuple[int, ...], site: Site) -> Linear | None:
 
 
 def _normalization(node: ir.Node, site: Site) -> Linear | None:
-    weight, rank = site.facts.static_shape(node.inputs[1]), site.facts.rank(node.outputs[0])
+    weight, rank = site.shapes.static_shape(node.inputs[1]), site.shapes.rank(node.outputs[0])
     if weight is None or len(weight) != 1:
         return None
     if node.op_type == "LayerNormalization":

@@ -12,7 +12,7 @@ from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import add_constant, is_op, opset
 from graphopt.rewrite.names import Names
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import can_replace, is_unused, only_user, remove, remove_unread, replace
 from passes.cleanup.sites import Site
 
@@ -60,7 +60,7 @@ def rewrites(
     """
     outer_types = {outer for _, outer in merges}
     for scope in scopes(model):
-        site = Site(Facts.of(model), opset(model, scope.function))
+        site = Site(Shapes.of(model), opset(model, scope.function))
         for node in scope.graph:
             if node.op_type in outer_types and is_op(node, node.op_type):
                 yield from _merge_all(scope, node, site, merges, Names.of(model))

@@ -51,7 +51,7 @@ def _zeros(node: ir.Node, site: Site) -> tuple[int, ...] | None:
     fill = optional_input(node, 2)
     if fill is not None and scalar(fill) != 0:
         return None
-    pads, rank = ints_setting(node, "pads", 1), site.facts.rank(node.inputs[0])
+    pads, rank = ints_setting(node, "pads", 1), site.shapes.rank(node.inputs[0])
     if pads is None or not is_given(node, "axes", 3):
         return None if pads is None else tuple(pads)
     axes = absolute(ints_setting(node, "axes", 3), rank)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.model.scopes import Scope
 from graphopt.rewrite.constants import integers
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 
 
 def place(scope: Scope, node: ir.Node) -> str:
@@ -22,11 +22,11 @@ class Site:
     """Where a node stands.
 
     Args:
-        facts: Shapes, types and small contents of values.
+        shapes: Shapes, types and small contents of values.
         opset: Version of ONNX's own operator set that the node is written in.
     """
 
-    facts: Facts
+    shapes: Shapes
     opset: int
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from graphopt.calibration import ChannelSquares, observe, runs
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.weights import Use, Weight
 from graphopt.runtime.session import Session
 from passes.threshold.scores import Scored
@@ -80,12 +80,12 @@ def _key(use: Use) -> _Key:
 
 
 def _sizes(model: ir.Model, names: Iterable[str]) -> dict[str, int | None]:
-    facts = Facts.of(model)
+    shapes = Shapes.of(model)
     values = {value.name: value for node in model.graph for value in node.outputs}
     values.update({value.name: value for value in model.graph.inputs})
     sizes: dict[str, int | None] = {}
     for name in names:
-        shape, dtype = facts.shape(values[name]), facts.dtype(values[name])
+        shape, dtype = shapes.shape(values[name]), shapes.dtype(values[name])
         if shape is None or dtype is None:
             sizes[name] = None
             continue

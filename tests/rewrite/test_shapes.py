@@ -8,22 +8,22 @@ import onnx_ir as ir
 
 from graphopt.model import load
 from graphopt.rewrite.dims import declared_dims
-from graphopt.rewrite.shapes import Facts
+from graphopt.rewrite.shapes import Shapes
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
 
 
-def known(text: str) -> tuple[Facts, dict[str | None, ir.Value]]:
+def known(text: str) -> tuple[Shapes, dict[str | None, ir.Value]]:
     model = ir.from_onnx_text(HEADER + text)
     found = {value.name: value for value in model.graph.inputs}
     found |= dict(model.graph.initializers.items())
     for node in model.graph.all_nodes():
         found |= {output.name: output for output in node.outputs}
-    return Facts.of(model), found
+    return Shapes.of(model), found
 
 
 def test_shapes_types_and_sizes_are_inferred_with_symbols() -> None:
-    facts, value = known(
+    shapes, value = known(
         """g (float[N,4,6] x) => (double[K] y) <int64 first = {0}, int64 second = {1},
           int64[1] axis = {0}, int64[2] rest = {-1, 6}> {
           a = Exp(x)
@@ -36,18 +36,18 @@ def test_shapes_types_and_sizes_are_inferred_with_symbols() -> None:
           y = Cast<to = 11>(b)
         }"""
     )
-    assert facts.failure is None
-    assert facts.shape(value["a"]) == ("N", 4, 6)
-    assert facts.static_shape(value["a"]) is None
-    assert facts.static_shape(value["s"]) == (3,)
-    assert facts.elements(value["s"]) == ("N", 4, 6)
-    assert facts.elements(value["n"]) == ("N",)
-    assert facts.elements(value["f"]) == (4,)
-    assert facts.elements(value["t"]) == ("N", -1, 6)
-    assert facts.rank(value["b"]) == 3
-    assert facts.dtype(value["y"]) == ir.DataType.DOUBLE
-    assert facts.same_shape(value["a"], value["x"])
-    assert facts.shape(None) is None
+    assert shapes.failure is None
+    assert shapes.shape(value["a"]) == ("N", 4, 6)
+    assert shapes.static_shape(value["a"]) is None
+    assert shapes.static_shape(value["s"]) == (3,)
+    assert shapes.elements(value["s"]) == ("N", 4, 6)
+    assert shapes.elements(value["n"]) == ("N",)
+    assert shapes.elements(value["f"]) == (4,)
+    assert shapes.elements(value["t"]) == ("N", -1, 6)
+    assert shapes.rank(value["b"]) == 3
+    assert shapes.dtype(value["y"]) == ir.DataType.DOUBLE
+    assert shapes.same_shape(value["a"], value["x"])
+    assert shapes.shape(None) is None
 
 
 def test_claims_inside_a_model_are_not_believed() -> None:
@@ -55,9 +55,9 @@ def test_claims_inside_a_model_are_not_believed() -> None:
         HEADER + "g (float[N,4] x) => (float[N,9] y) { a = Exp(x)\n y = Exp(a) }"
     )
     model.graph[0].outputs[0].shape = ir.Shape([7, 7])
-    facts = Facts(model)
-    assert facts.shape(model.graph[0].outputs[0]) == ("N", 4)
-    assert facts.shape(model.graph.outputs[0]) == ("N", 4)
+    shapes = Shapes(model)
+    assert shapes.shape(model.graph[0].outputs[0]) == ("N", 4)
+    assert shapes.shape(model.graph.outputs[0]) == ("N", 4)
     assert model.graph[0].outputs[0].shape == ir.Shape([7, 7])
 
 
@@ -68,7 +68,7 @@ def test_placeholders_for_unknown_sizes_are_not_equal() -> None:
 
 
 def test_bodies_are_inferred_with_what_surrounds_them() -> None:
-    facts, value = known(
+    shapes, value = known(
         """g (float[N,4] x, bool c) => (float[K,L] y) {
           a = Exp(x)
           y = If(c) <
@@ -77,8 +77,8 @@ def test_bodies_are_inferred_with_what_surrounds_them() -> None:
           >
         }"""
     )
-    assert facts.shape(value["p"]) == (4, "N")
-    assert facts.shape(value["r"]) == (4, "N")
+    assert shapes.shape(value["p"]) == (4, "N")
+    assert shapes.shape(value["r"]) == (4, "N")
 
 
 def test_equal_names_in_two_bodies_are_two_values() -> None:
@@ -91,13 +91,13 @@ def test_equal_names_in_two_bodies_are_two_values() -> None:
           >
         }"""
     )
-    facts = Facts(model)
-    shapes = [
-        facts.shape(node.outputs[0])
+    shapes = Shapes(model)
+    found = [
+        shapes.shape(node.outputs[0])
         for node in model.graph.all_nodes()
         if node.outputs[0].name == "q"
     ]
-    assert shapes == [("N", 4), (4, "N")]
+    assert found == [("N", 4), (4, "N")]
 
 
 def test_weights_are_not_read() -> None:
@@ -113,27 +113,27 @@ def test_weights_are_not_read() -> None:
     weight.const_value = tensor
     weight.type = ir.TensorType(ir.DataType.FLOAT)
     model.graph.register_initializer(weight)
-    assert Facts(model).shape(model.graph.outputs[0]) == ("N", 4)
+    assert Shapes(model).shape(model.graph.outputs[0]) == ("N", 4)
 
 
 def test_an_inconsistent_model_leaves_the_interface() -> None:
-    facts, value = known(
+    shapes, value = known(
         "g (float[N,4] x, float[3] z) => (float[N,4] y) { a = MatMul(x, z)\n y = Neg(x) }"
     )
-    assert facts.shape(value["x"]) == ("N", 4)
+    assert shapes.shape(value["x"]) == ("N", 4)
 
 
 def test_a_new_value_is_unknown_until_told() -> None:
-    facts, value = known("g (float[N,4] x) => (int64[2] y) { y = Shape(x) }")
+    shapes, value = known("g (float[N,4] x) => (int64[2] y) { y = Shape(x) }")
     fresh = ir.Value(name="fresh")
-    assert facts.shape(fresh) is None
-    facts.learn(fresh, value["y"])
-    assert facts.shape(fresh) == (2,)
-    assert facts.elements(fresh) == ("N", 4)
+    assert shapes.shape(fresh) is None
+    shapes.learn(fresh, value["y"])
+    assert shapes.shape(fresh) == (2,)
+    assert shapes.elements(fresh) == ("N", 4)
     constant = ir.Value(name="c", const_value=ir.Tensor(np.array([1, 2])))
     graph = ir.Graph([], [], nodes=[])
     graph.register_initializer(constant)
-    assert facts.elements(constant) == (1, 2)
+    assert shapes.elements(constant) == (1, 2)
 
 
 def test_constants_that_onnx_ir_cannot_write_are_no_obstacle(tmp_path: Path) -> None:
@@ -154,6 +154,6 @@ def test_constants_that_onnx_ir_cannot_write_are_no_obstacle(tmp_path: Path) -> 
     )
     onnx.save(proto, tmp_path / "sparse.onnx")
     model = load(tmp_path / "sparse.onnx")
-    facts = Facts(model)
-    assert facts.failure is None
-    assert [facts.shape(value) for value in model.graph.outputs] == [("N", 4), ("N", 4)]
+    shapes = Shapes(model)
+    assert shapes.failure is None
+    assert [shapes.shape(value) for value in model.graph.outputs] == [("N", 4), ("N", 4)]
