@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,6 +90,7 @@ def command(
     """
     from graphopt.convert import Options, convert, parse_shape
     from graphopt.model import save
+    from graphopt.report.json_file import write_json
     from graphopt.runtime.difference import Tolerance
 
     tolerance = None if rtol is None and atol is None else Tolerance(rtol or 0.0, atol or 0.0)
@@ -111,19 +111,21 @@ def command(
         click.echo(f"graphopt: {note}", err=True)
     saved = save(conversion.model, output, external_data=external_data)
     if json_file is not None:
-        _write_json(json_file, conversion, saved)
+        write_json(_record(conversion, saved), json_file)
     if json_file != "-":
         _print(conversion, saved)
 
 
 def _values(conversion: Conversion) -> dict[str, list[dict[str, object]]]:
+    from graphopt.model.shapes import dims_of
+
     graph = conversion.model.graph
     return {
         side: [
             {
                 "name": value.name,
                 "dtype": None if value.dtype is None else value.dtype.name,
-                "shape": [d if isinstance(d, int) else d.value for d in value.shape or ()],
+                "shape": dims_of(value) or (),
             }
             for value in values
         ]
@@ -131,63 +133,39 @@ def _values(conversion: Conversion) -> dict[str, list[dict[str, object]]]:
     }
 
 
-def _write_json(file: str, conversion: Conversion, saved: Saved) -> None:
-    from graphopt.errors import GraphoptError
-
-    content = {
+def _record(conversion: Conversion, saved: Saved) -> dict[str, object]:
+    return {
         "path": str(saved.path),
         "data_files": [str(path) for path in saved.data_files],
         "bytes": saved.size,
         "opsets": dict(conversion.model.opset_imports),
         **_values(conversion),
-        "parity": [
-            {
-                "sizes": dict(parity.sizes),
-                "output": parity.output,
-                "max_abs": parity.max_abs,
-                "bound": parity.bound,
-            }
-            for parity in conversion.parity
-        ],
-        "notes": list(conversion.notes),
+        "parity": conversion.parity,
+        "notes": conversion.notes,
     }
-    text = json.dumps(content, indent=2)
-    if file == "-":
-        click.echo(text)
-        return
-    try:
-        Path(file).write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise GraphoptError(f"cannot be written: {error.strerror}", file=file) from error
 
 
 def _print(conversion: Conversion, saved: Saved) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from graphopt.model.shapes import dims_of, shape_text
+    from graphopt.report.numbers import error, size
+    from graphopt.report.tables import console, plain, table
 
-    console = Console()
+    out = console()
     opset = conversion.model.opset_imports.get("")
-    console.print(f"{saved.path}: {saved.size:,} bytes, opset {opset}", highlight=False)
-    for side, values in _values(conversion).items():
+    out.print(plain(f"{saved.path}: {size(saved.size)}, opset {opset}", 1000), soft_wrap=True)
+    graph = conversion.model.graph
+    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
         for value in values:
-            shape = ", ".join(str(dim) for dim in _listed(value["shape"]))
-            console.print(
-                f"{side[:-1]} {value['name']}: {value['dtype']}[{shape}]",
-                highlight=False,
-                markup=False,
-            )
-    table = Table(title="against the source, on example inputs")
-    table.add_column("sizes")
-    table.add_column("output")
-    table.add_column("max abs error", justify="right")
-    table.add_column("allowed", justify="right")
-    for parity in conversion.parity:
-        sizes = ", ".join(f"{name}={size}" for name, size in parity.sizes.items())
-        table.add_row(
-            sizes or "as given", parity.output, f"{parity.max_abs:.2g}", f"{parity.bound:.2g}"
+            dtype = "?" if value.dtype is None else value.dtype.name
+            out.print(plain(f"{kind} {value.name}: {dtype}{shape_text(dims_of(value) or ())}", 400))
+    rows = [
+        (
+            ", ".join(f"{name}={size}" for name, size in parity.sizes.items()) or "as given",
+            parity.output,
+            error(parity.max_abs),
+            error(parity.bound),
         )
-    console.print(table)
-
-
-def _listed(shape: object) -> list[object]:
-    return list(shape) if isinstance(shape, list) else []
+        for parity in conversion.parity
+    ]
+    headings = ("sizes", "output", "max abs error", "allowed")
+    out.print(table("Against the source, on example inputs", headings, rows, right=(2, 3)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +22,6 @@ if TYPE_CHECKING:
     from graphopt.pipeline.reproducer import Reproducer
     from graphopt.pipeline.result import RunResult
     from graphopt.report.histogram import WeightHistograms
-
-_OPTION_FIELDS = (
-    "pipeline",
-    "functions",
-    "data",
-    "providers",
-    "seed",
-    "verify_samples",
-    "max_bytes",
-    "max_depth",
-    "follow_symlinks",
-)
 
 
 @click.command("run")
@@ -103,8 +91,8 @@ def command(model: Path, output: Path | None, **values: Any) -> None:
 
     MODEL may also be a folder that a failed run left: it is replayed.
     """
-    options = PipelineOptions(**{name: values.pop(name) for name in _OPTION_FIELDS})
-    _Job(model, output, options, _Settings(**values)).do()
+    shared = {field.name: values.pop(field.name) for field in fields(PipelineOptions)}
+    _Job(model, output, PipelineOptions(**shared), _Settings(**values)).do()
 
 
 @dataclass(frozen=True)
@@ -168,11 +156,15 @@ class _Job:
         )
 
     def _check_usage(self) -> None:
+        from graphopt.model.atomic import check_target
+
         options, settings = self.options, self.settings
         if self.output is None and self._replay is None and not settings.dry_run:
             raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
-        if self.output is not None and not self.output.absolute().parent.is_dir():
-            raise GraphoptError("its folder is not there", file=self.output, fix="make it first")
+        # What cannot be written is said before the work, not behind it.
+        for target in (self.output, settings.report, settings.json_target):
+            if target is not None and str(target) != "-":
+                check_target(Path(target))
         replays = self._replay is not None or settings.recipe_from is not None
         if not (options.pipeline is not None or options.functions or replays):
             raise GraphoptError(

@@ -56,9 +56,27 @@ class StagedFile(io.FileIO):
         sync_folder(final.parent)
 
 
+def check_target(final: Path) -> None:
+    """Raise GraphoptError where a folder, a device or a pipe has a name, or there is no folder.
+
+    A file that took its name would replace a device, where root writes it.
+    """
+    if final.is_dir():
+        raise GraphoptError("is a directory", file=final, fix="name a file in it")
+    if final.exists() and not final.is_file():
+        raise GraphoptError("is no regular file", file=final, fix="name a file, or - for stdout")
+    if not final.absolute().parent.is_dir():
+        raise GraphoptError("its folder does not exist", file=final, fix="create the folder first")
+
+
 @contextlib.contextmanager
 def staged(final: Path, mode: int | None) -> Iterator[StagedFile]:
-    """Open a file that is removed unless it was published."""
+    """Open a file that is removed unless it was published.
+
+    Raises:
+        GraphoptError: No file can have the final name, see `check_target`.
+    """
+    check_target(final)
     file = StagedFile(final, mode)
     try:
         yield file

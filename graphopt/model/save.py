@@ -15,7 +15,14 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.model import datafiles, wire
-from graphopt.model.atomic import StagedFile, mode_of, one_line_errors, second_name, staged
+from graphopt.model.atomic import (
+    StagedFile,
+    check_target,
+    mode_of,
+    one_line_errors,
+    second_name,
+    staged,
+)
 from graphopt.model.layout import DataLayout, external_indices, new_layout, referenced
 from graphopt.model.serialize import Skeleton, to_skeleton
 from graphopt.model.sparse import as_sparse
@@ -79,20 +86,13 @@ def save(
     if os.fspath(path) == "-":
         return _to_stdout(model, external_data, sparse_storage)
     target = Path(path)
-    _check_target(target)
+    check_target(target)
     try:
         skeleton = to_skeleton(model, as_sparse if sparse_storage else None)
         with one_line_errors(target):
             return _Save(target, skeleton).run(external_data)
     except GraphoptError as error:
         raise GraphoptError(error.cause, file=error.file or path, fix=error.fix) from error
-
-
-def _check_target(target: Path) -> None:
-    if target.is_dir():
-        raise GraphoptError("is a directory", file=target, fix="name a file in it")
-    if not target.parent.is_dir():
-        raise GraphoptError("its folder does not exist", file=target, fix="create the folder first")
 
 
 def _to_stdout(model: ir.Model, external_data: bool | None, sparse_storage: bool) -> Saved:

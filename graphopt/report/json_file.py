@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 
-from graphopt.errors import GraphoptError
+from graphopt.model.atomic import mode_of, one_line_errors, staged
 from graphopt.pipeline.result import to_json
 
 
@@ -35,30 +33,8 @@ def write_text(text: str, path: Path) -> None:
     Raises:
         GraphoptError: The file cannot be written; what stood there before still does.
     """
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise _unwritable(path, error) from error
     # A lone surrogate, which a JSON name may hold, has no UTF-8.
     content = text.encode("utf-8", "backslashreplace")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-        Path(name).replace(path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> GraphoptError:
-    return GraphoptError(
-        f"cannot be written: {error.strerror}", file=path, fix="name a file in a folder you may use"
-    )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with one_line_errors(path), staged(path, mode_of(path)) as file:
+        file.write(content)
+        file.publish(path)

@@ -109,8 +109,17 @@ def test_a_dim_that_is_none(tmp_path: Path, dim: str) -> None:
 
 def test_json_that_cannot_be_written(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx")
-    with pytest.raises(GraphoptError, match="cannot be written"):
+    with pytest.raises(GraphoptError, match="its folder does not exist; create the folder first"):
         inspect(path, "--json", tmp_path / "nowhere" / "facts.json")
+
+
+def test_json_does_not_take_the_place_of_a_pipe(tmp_path: Path) -> None:
+    path, pipe = write_model(tmp_path / "m.onnx"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(GraphoptError, match="is no regular file; name a file, or - for stdout"):
+        inspect(path, "--json", pipe)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [path, pipe]
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

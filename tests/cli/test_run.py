@@ -369,7 +369,9 @@ def test_a_function_that_fails_is_reproduced_when_its_code_is_allowed(
 USAGE = [
     (["-p", "drop_identity"], "there is no place for the result; give -o OUT"),
     (["-o", "o.onnx"], "there is no pipeline; give -p PIPELINE"),
-    (["-o", "no/where/o.onnx", "-p", "scale"], "no/where/o.onnx: its folder is not there"),
+    (["-o", "no/where/o.onnx", "-p", "scale"], "no/where/o.onnx: its folder does not exist"),
+    (["-o", "o.onnx", "-p", "scale", "--report", "no/r.html"], "no/r.html: its folder does not"),
+    (["-o", "o.onnx", "-p", "scale", "--json", "no/r.json"], "no/r.json: its folder does not"),
     (["-o", "o.onnx", "-p", "scal"], "there is no pass 'scal' (column 1); did you mean 'scale'?"),
     (["-o", "o.onnx", "-p", "scale", "--recipe-from", "x"], "--recipe-from says what runs"),
     (["-o", "o.onnx", "-p", "scale", "--guard-max-drop", "1"], "give --guard-metric"),

@@ -396,6 +396,10 @@ def test_targets_that_are_no_file(tmp_path: Path) -> None:
         save(chain(), tmp_path)
     with pytest.raises(GraphoptError, match="its folder does not exist; create"):
         save(chain(), tmp_path / "absent" / "m.onnx")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(GraphoptError, match="is no regular file; name a file, or - for stdout"):
+        save(chain(), tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_permissions_follow_the_umask_and_survive(tmp_path: Path) -> None:
