@@ -194,20 +194,20 @@ def _print(done: Sequence[_Demo], record: Path) -> None:
 
 
 def _row(demo: _Demo) -> tuple[str, ...]:
+    from graphopt.cli.validation_tables import ratio_text
     from graphopt.report.numbers import share, size
 
     first, last = demo.result.steps[0].before, demo.result.steps[-1].after
     assert first is not None
     assert last is not None
     (trial,) = demo.validation.trials
-    ratio = trial.ratio
     return (
         demo.model,
         _arrow(str(first.nodes), str(last.nodes)),
         share(last.sparsity),
         _arrow(size(demo.size_before), size(demo.saved.size)),
         _arrow(_accuracy(demo.validation.metric), _accuracy(trial.metric)),
-        "" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+        ratio_text(trial.ratio),
         trial.status,
     )
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphopt.cli.limit_options import limit_options
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from graphopt.model.facts import Facts, Port
-
-_GIB = 1 << 30
 
 
 @click.command("inspect")
@@ -28,32 +27,12 @@ _GIB = 1 << 30
     "INPUT[AXIS]=SIZE. A first dimension that is dynamic counts as 1.",
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the facts as JSON; - is stdout.")
-@click.option(
-    "--max-bytes",
-    type=click.IntRange(min=1),
-    default=16 * _GIB,
-    show_default="16 GiB",
-    help="The most bytes that one tensor may occupy.",
-)
-@click.option(
-    "--max-depth",
-    type=click.IntRange(min=1),
-    default=32,
-    show_default=True,
-    help="How deep subgraphs may nest.",
-)
-@click.option(
-    "--follow-symlinks",
-    is_flag=True,
-    help="Allow external data behind links that leave the folder, as in model caches.",
-)
+@limit_options
 def command(
     model: Path,
     dims: tuple[str, ...],
     json_target: str | None,
-    max_bytes: int,
-    max_depth: int,
-    follow_symlinks: bool,
+    **limits: Any,
 ) -> None:
     """Show what MODEL holds.
 
@@ -66,7 +45,7 @@ def command(
     from graphopt.report.json_file import write_json
     from graphopt.report.tables import console
 
-    loaded = load(model, Limits(max_bytes, max_depth, follow_symlinks))
+    loaded = load(model, Limits(**limits))
     # A model from stdin is on no disk.
     files = [] if str(model) == "-" else [model, *data_files(loaded, model)]
     sizes = {str(file): file.stat().st_size for file in files}
@@ -146,6 +125,8 @@ def _macs(facts: Facts) -> str:
 
 
 def _shape(port: Port) -> str:
+    from graphopt.model.shapes import shape_text
+
     if port.shape is None:
         return "any"
-    return "[" + ", ".join("?" if dim is None else str(dim) for dim in port.shape) + "]"
+    return shape_text(port.shape)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from graphopt.cli.limit_options import LIMIT_OPTIONS, F, with_options
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from graphopt.pipeline.contract import Pass
     from graphopt.runtime.feeds import Feeds
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 _OPTIONS = (
     click.option(
@@ -52,33 +50,13 @@ _OPTIONS = (
         show_default=True,
         help="Compare outputs on so many samples of the data, the first ones.",
     ),
-    click.option(
-        "--max-bytes",
-        type=click.IntRange(min=1),
-        default=16 << 30,
-        show_default="16 GiB",
-        help="The most bytes that one tensor may occupy.",
-    ),
-    click.option(
-        "--max-depth",
-        type=click.IntRange(min=1),
-        default=32,
-        show_default=True,
-        help="How deep subgraphs may nest.",
-    ),
-    click.option(
-        "--follow-symlinks",
-        is_flag=True,
-        help="Allow external data behind links that leave the folder, as in model caches.",
-    ),
+    *LIMIT_OPTIONS,
 )
 
 
-def pipeline_options(function: _F) -> _F:
+def pipeline_options(function: F) -> F:
     """Add the options; `PipelineOptions` takes them."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+    return with_options(function, _OPTIONS)
 
 
 @dataclass(frozen=True)
