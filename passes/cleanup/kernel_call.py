@@ -11,6 +11,24 @@ import onnx_ir as ir
 from graphopt.rewrite.constants import Array
 from passes.cleanup.sites import int_setting
 
+PLAIN_TYPES = frozenset(
+    {
+        ir.DataType.BOOL,
+        ir.DataType.INT8,
+        ir.DataType.INT16,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+        ir.DataType.UINT8,
+        ir.DataType.UINT16,
+        ir.DataType.UINT32,
+        ir.DataType.UINT64,
+        ir.DataType.FLOAT16,
+        ir.DataType.FLOAT,
+        ir.DataType.DOUBLE,
+    }
+)
+"""Element types that NumPy has, and that pass to ONNX Runtime and back as they are."""
+
 
 @dataclass(frozen=True)
 class Call:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphopt.rewrite.constants import Array
 from passes.cleanup import layout_kernels
-from passes.cleanup.kernel_call import Call, Kernel, first
+from passes.cleanup.kernel_call import PLAIN_TYPES, Call, Kernel, first
 
 
 def evaluate(call: Call) -> Array | None:
@@ -46,7 +46,7 @@ def _cast(call: Call) -> Array | None:
     """Cast between numbers whose rounding is fixed; floats to integers may overflow, and do not."""
     array = first(call)
     target = ir.DataType(call.integer("to", 0))
-    if target not in _CASTS or array.dtype not in _CAST_SOURCES:
+    if target not in PLAIN_TYPES or array.dtype not in _CAST_SOURCES:
         return None
     dtype = target.numpy()
     if not call.fits(array.shape, dtype.itemsize):
@@ -56,23 +56,7 @@ def _cast(call: Call) -> Array | None:
     return array.astype(dtype)
 
 
-_CASTS = frozenset(
-    {
-        ir.DataType.BOOL,
-        ir.DataType.INT8,
-        ir.DataType.INT16,
-        ir.DataType.INT32,
-        ir.DataType.INT64,
-        ir.DataType.UINT8,
-        ir.DataType.UINT16,
-        ir.DataType.UINT32,
-        ir.DataType.UINT64,
-        ir.DataType.FLOAT16,
-        ir.DataType.FLOAT,
-        ir.DataType.DOUBLE,
-    }
-)
-_CAST_SOURCES = frozenset(target.numpy() for target in _CASTS)
+_CAST_SOURCES = frozenset(target.numpy() for target in PLAIN_TYPES)
 
 
 def _broadcast(call: Call, *arrays: Array) -> tuple[int, ...] | None:

@@ -10,24 +10,7 @@ import onnx_ir as ir
 
 from graphopt.model.serialize import attribute_proto
 from graphopt.rewrite.constants import Array
-
-_TYPES = frozenset(
-    {
-        ir.DataType.BOOL,
-        ir.DataType.INT8,
-        ir.DataType.INT16,
-        ir.DataType.INT32,
-        ir.DataType.INT64,
-        ir.DataType.UINT8,
-        ir.DataType.UINT16,
-        ir.DataType.UINT32,
-        ir.DataType.UINT64,
-        ir.DataType.FLOAT16,
-        ir.DataType.FLOAT,
-        ir.DataType.DOUBLE,
-    }
-)
-"""Element types that pass between NumPy and ONNX Runtime as they are."""
+from passes.cleanup.kernel_call import PLAIN_TYPES
 
 
 @dataclass(frozen=True)
@@ -162,4 +145,4 @@ def _outside(nodes: Sequence[ir.Node]) -> Iterator[ir.Value]:
 
 def is_supported(dtype: ir.DataType | None) -> bool:
     """Whether tensors of a type can be handed to ONNX Runtime from NumPy."""
-    return dtype in _TYPES
+    return dtype in PLAIN_TYPES
