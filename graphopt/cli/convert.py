@@ -117,7 +117,7 @@ def command(
 
 
 def _values(conversion: Conversion) -> dict[str, list[dict[str, object]]]:
-    from graphopt.model.shapes import dims_of
+    from graphopt.model.declared_shapes import dims_of
 
     graph = conversion.model.graph
     return {
@@ -146,7 +146,7 @@ def _record(conversion: Conversion, saved: Saved) -> dict[str, object]:
 
 
 def _print(conversion: Conversion, saved: Saved) -> None:
-    from graphopt.model.shapes import dims_of, shape_text
+    from graphopt.model.declared_shapes import dims_of, shape_text
     from graphopt.report.numbers import error, size
     from graphopt.report.tables import console, plain, table
 

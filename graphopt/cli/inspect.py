@@ -125,7 +125,7 @@ def _macs(facts: Facts) -> str:
 
 
 def _shape(port: Port) -> str:
-    from graphopt.model.shapes import shape_text
+    from graphopt.model.declared_shapes import shape_text
 
     if port.shape is None:
         return "any"

@@ -10,9 +10,9 @@ from pathlib import Path
 import onnx
 
 from graphopt.errors import GraphoptError
-from graphopt.model.contents import quoted
 from graphopt.model.limits import Limits
 from graphopt.model.mapped import MappedFile
+from graphopt.model.tensor_protos import quoted
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 _EXPORT_AGAIN = "export the model again"

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.model.constants import ONNX_DOMAINS, held_tensor
+from graphopt.model.declared_shapes import Dims, dims_of
 from graphopt.model.macs import Macs, count_macs
 from graphopt.model.scopes import scopes
-from graphopt.model.shapes import Dims, dims_of
 from graphopt.model.source_paths import source_paths
 from graphopt.model.streaming import zeros
 

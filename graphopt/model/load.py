@@ -19,14 +19,6 @@ from google.protobuf.message import DecodeError
 from graphopt.errors import GraphoptError
 from graphopt.model import wire
 from graphopt.model.carried import EXTRAS_KEY, Aside, Extras, move_tags_to_meta
-from graphopt.model.contents import (
-    check_inline,
-    data_type,
-    filled_fields,
-    nbytes,
-    quoted,
-    visit_tensors,
-)
 from graphopt.model.external import DataFolder, check_range, reference
 from graphopt.model.limits import Limits
 from graphopt.model.lossless import differences
@@ -34,6 +26,14 @@ from graphopt.model.mapped import MappedFile
 from graphopt.model.mount import Mount, Place
 from graphopt.model.nesting import check_nesting
 from graphopt.model.serialize import innermost, to_skeleton
+from graphopt.model.tensor_protos import (
+    check_inline,
+    data_type,
+    filled_fields,
+    nbytes,
+    quoted,
+    visit_tensors,
+)
 from graphopt.model.training import signatures
 
 __all__ = ["Limits", "load"]

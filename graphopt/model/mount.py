@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.model.carried import Aside, Carried
-from graphopt.model.contents import nbytes
 from graphopt.model.limits import Limits
 from graphopt.model.mapped import MappedFile
 from graphopt.model.scopes import scopes
+from graphopt.model.tensor_protos import nbytes
 from graphopt.model.tensors import MappedTensor, SparseTensor
 
 Kind = ir.AttributeType

@@ -23,7 +23,7 @@ from graphopt.model.atomic import (
     second_name,
     staged,
 )
-from graphopt.model.layout import DataLayout, external_indices, new_layout, referenced
+from graphopt.model.data_layout import DataLayout, external_indices, new_layout, referenced
 from graphopt.model.serialize import Skeleton, to_skeleton
 from graphopt.model.sparse import as_sparse
 from graphopt.model.tensors import MappedTensor

@@ -18,8 +18,8 @@ from graphopt.model.carried import (
     Extras,
     values_of,
 )
-from graphopt.model.contents import visit_tensors
 from graphopt.model.scopes import scopes
+from graphopt.model.tensor_protos import visit_tensors
 from graphopt.model.tensors import SparseTensor
 from graphopt.model.training import check_training
 from graphopt.model.untag import Tagged, untag

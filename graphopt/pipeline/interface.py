@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from graphopt.model.shapes import dims_of
+from graphopt.model.declared_shapes import dims_of
 
 
 def interface_change(before: ir.Model, after: ir.Model) -> str | None:

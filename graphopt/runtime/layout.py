@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.model.shapes import Dims, dims_of, shape_text
+from graphopt.model.declared_shapes import Dims, dims_of, shape_text
 
 Array = npt.NDArray[Any]
 
