@@ -5,7 +5,7 @@
 Two tasks on a synthetic model of 1,000 MatMul nodes with external data: `one` replaces one weight,
 `all` zeroes every element below a threshold. Every run is a process of its own, from its start to
 its end, imports included; rounds are interleaved, and the disk is settled (`sync`) between runs.
-The parent samples RssAnon from /proc/PID/status and the process says its VmHWM when it ends.
+`measure.py` samples RssAnon and VmHWM from /proc/PID/status.
 `cp` copies the two files of the model and flushes nothing; `cp, flushed` also waits for the disk,
 as every save of graphopt does.
 """
@@ -16,30 +16,20 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+from measure import Peak, measure
 
 NODES = 1000
 THRESHOLD = 0.01
 EDITED = NODES // 2
 TOOLS = ("cp", "cp, flushed", "graphopt", "onnx", "onnx-graphsurgeon")
-SAMPLE_SECONDS = 0.005
-
-
-@dataclass(frozen=True)
-class Run:
-    """Seconds, and bytes of memory at the peak."""
-
-    seconds: float
-    anonymous: int
-    resident: int
 
 
 def make_model(folder: Path, gigabytes: float) -> Path:
@@ -139,49 +129,18 @@ WORKERS = {
 }
 
 
-def work(tool: str, source: Path, target: Path, task: str) -> None:
-    WORKERS[tool](source, target, task)
-    print(json.dumps({"resident": status(os.getpid())["VmHWM"]}))
+def command(tool: str, source: Path, target: Path, task: str) -> list[str]:
+    """Return the command line that does a task with a tool."""
+    if not tool.startswith("cp"):
+        return [sys.executable, __file__, "--work", tool, str(source), str(target), task]
+    files = [str(source), f"{source}.data"]
+    copy = shlex.join(["cp", *files, str(target.parent)])
+    flush = shlex.join(["sync", *(str(target.parent / Path(file).name) for file in files)])
+    return ["sh", "-c", f"exec {copy}" if tool == "cp" else f"{copy} && {flush}"]
 
 
-def status(pid: int) -> dict[str, int]:
-    """Read the sizes in /proc/PID/status, in bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    pairs = (line.split() for line in lines if line.endswith(" kB"))
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in pairs}
-
-
-def measure(tool: str, source: Path, target: Path, task: str) -> Run:
-    command = [sys.executable, __file__, "--work", tool, str(source), str(target), task]
-    if tool.startswith("cp"):
-        copied = [str(source), f"{source}.data", str(target.parent)]
-        flush = "; sync " + " ".join(str(target.parent / Path(p).name) for p in copied[:2])
-        command = ["sh", "-c", "exec cp " + " ".join(copied)]
-        if tool != "cp":
-            command = ["sh", "-c", "cp " + " ".join(copied) + flush]
-    anonymous = resident = 0
-    start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            try:
-                sizes = status(process.pid)
-            except (FileNotFoundError, ProcessLookupError):
-                break
-            anonymous = max(anonymous, sizes.get("RssAnon", 0))
-            resident = max(resident, sizes.get("VmHWM", 0))
-            time.sleep(SAMPLE_SECONDS)
-        process.wait()
-        seconds = time.perf_counter() - start
-        output = process.stdout.read() if process.stdout else ""
-    if process.returncode:
-        raise SystemExit(f"{tool} failed on {task}")
-    if output:
-        resident = max(resident, json.loads(output)["resident"])
-    return Run(seconds, anonymous, resident)
-
-
-def rounds(source: Path, folder: Path, count: int, tools: list[str]) -> dict[str, list[Run]]:
-    results: dict[str, list[Run]] = {}
+def rounds(source: Path, folder: Path, count: int, tools: list[str]) -> dict[str, list[Peak]]:
+    results: dict[str, list[Peak]] = {}
     for turn in range(count):
         for task in ("one", "all"):
             for tool in tools:
@@ -189,14 +148,14 @@ def rounds(source: Path, folder: Path, count: int, tools: list[str]) -> dict[str
                 shutil.rmtree(target.parent, ignore_errors=True)
                 target.parent.mkdir()
                 os.sync()
-                run = measure(tool, source, target, task)
+                run = measure(command(tool, source, target, task))
                 results.setdefault(f"{task}/{tool}", []).append(run)
                 print(f"round {turn + 1}: {task}, {tool}: {run}", file=sys.stderr)
     shutil.rmtree(folder / "out", ignore_errors=True)
     return results
 
 
-def summary(results: dict[str, list[Run]]) -> list[dict[str, object]]:
+def summary(results: dict[str, list[Peak]]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for key, runs in results.items():
         task, tool = key.split("/")
@@ -245,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.work:
         tool, source, target, task = options.work
-        work(tool, Path(source), Path(target), task)
+        WORKERS[tool](Path(source), Path(target), task)
         return
     tools = [tool for tool in TOOLS if tool in {*options.tools, "cp", "cp, flushed"}]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
