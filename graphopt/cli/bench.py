@@ -15,7 +15,6 @@ from graphopt.errors import CheckFailed
 if TYPE_CHECKING:
     from graphopt.runtime.benchmark import Timing
     from graphopt.runtime.feeds import Feeds
-    from graphopt.runtime.validation import Subject
 
 
 @click.command("bench")
@@ -75,7 +74,7 @@ def command(
     common = RuntimeOptions(**shared)
     providers = common.parsed_providers()
     subjects = [common.subject(path) for path in models]
-    feeds = _feeds(common, subjects[0], max(batches))
+    feeds = common.feeds(subjects[0], made_up=max(batches))
     settings = Settings(rounds, warmup, common.threads, spin)
     timings: list[Timing] = []
     with shown_progress() as show:
@@ -94,15 +93,6 @@ def command(
     for timing in timings:
         if timing.reason is not None:
             raise CheckFailed(f"{timing.model} on {timing.provider}: {timing.reason}")
-
-
-def _feeds(common: RuntimeOptions, first: Subject, samples: int) -> Feeds:
-    from graphopt.runtime.feeds import open_feeds
-    from graphopt.runtime.synthetic import synthetic_feeds
-
-    if common.data is None:
-        return synthetic_feeds(first.model, seed=common.seed, samples=samples)
-    return open_feeds(common.data).for_model(first.model)
 
 
 def _print(timings: Sequence[Timing], feeds: Feeds) -> None:

@@ -11,6 +11,7 @@ import click
 from graphopt.cli.limit_options import LIMIT_OPTIONS, F, with_options
 
 if TYPE_CHECKING:
+    from graphopt.runtime.feeds import Feeds
     from graphopt.runtime.providers import Provider
     from graphopt.runtime.validation import Subject
 
@@ -69,6 +70,23 @@ class RuntimeOptions:
         # ONNX Runtime follows no links out of the folder.
         readable = None if self.follow_symlinks else path
         return Subject(str(path), model, size, readable)
+
+    def feeds(self, first: Subject, *, made_up: int, limit: int | None = None) -> Feeds:
+        """Open the data and check that they fit a model, or make samples up for it.
+
+        Args:
+            first: The model that says what fits.
+            made_up: How many samples to make up where there is no data, and no limit.
+            limit: Only so many samples, the first ones.
+        """
+        if self.data is None:
+            from graphopt.runtime.synthetic import synthetic_feeds
+
+            return synthetic_feeds(first.model, seed=self.seed, samples=limit or made_up)
+        from graphopt.runtime.feeds import open_feeds
+
+        feeds = open_feeds(self.data)
+        return (feeds if limit is None else feeds.take(limit)).for_model(first.model)
 
     def parsed_providers(self) -> tuple[Provider, ...]:
         """Read the providers; one that is named twice counts once."""

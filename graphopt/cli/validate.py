@@ -12,8 +12,6 @@ from graphopt.errors import CheckFailed, GraphoptError
 
 if TYPE_CHECKING:
     from graphopt.runtime.difference import Tolerance
-    from graphopt.runtime.feeds import Feeds
-    from graphopt.runtime.validation import Subject
 
 _MADE_UP = 16
 """Samples that are made up where there is no data."""
@@ -109,7 +107,7 @@ def command(
     budget = Budget(max_drop, min_sqnr, _tolerances(rtols, atols))
     task = None if metric is None else open_metric(metric, output)
     subjects = [common.subject(path) for path in (reference, *candidates)]
-    feeds = _feeds(common, subjects[0], limit_samples)
+    feeds = common.feeds(subjects[0], made_up=_MADE_UP, limit=limit_samples)
     with shown_progress() as show:
         options = Options(
             providers,
@@ -129,18 +127,6 @@ def command(
         print_validation(found, subjects, feeds)
     if found.failures:
         raise CheckFailed(found.failures[0])
-
-
-def _feeds(common: RuntimeOptions, reference: Subject, limit: int | None) -> Feeds:
-    from graphopt.runtime.feeds import open_feeds
-    from graphopt.runtime.synthetic import synthetic_feeds
-
-    if common.data is None:
-        return synthetic_feeds(reference.model, seed=common.seed, samples=limit or _MADE_UP)
-    feeds = open_feeds(common.data)
-    if limit is not None:
-        feeds = feeds.take(limit)
-    return feeds.for_model(reference.model)
 
 
 def _tolerances(rtols: tuple[str, ...], atols: tuple[str, ...]) -> dict[str, Tolerance]:
