@@ -14,6 +14,7 @@ from pathlib import Path
 from graphopt.errors import GraphoptError
 from graphopt.model.mapped import write_all
 
+_WRITEBACK = 64 << 20
 _NAME_MAX = 200
 _FIXES = {
     errno.ENOSPC: "free space on that disk, or choose another",
@@ -40,6 +41,7 @@ class StagedFile(io.FileIO):
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(self.path, flags, 0o666)
         super().__init__(fd, "wb")
+        self._flushed = 0
         if mode is not None:
             os.fchmod(fd, mode)
 
@@ -47,6 +49,14 @@ class StagedFile(io.FileIO):
         """Write all of the data."""
         write_all(self.fileno(), data)
         return memoryview(data).nbytes
+
+    def start_writeback(self) -> None:
+        """Let the disk start on what was written, so that the flush at the end is short."""
+        done = self.tell()
+        if done - self._flushed >= _WRITEBACK and hasattr(os, "posix_fadvise"):
+            span = done - self._flushed
+            os.posix_fadvise(self.fileno(), self._flushed, span, os.POSIX_FADV_DONTNEED)
+            self._flushed = done
 
     def publish(self, final: Path) -> None:
         """Flush to the disk and take the final name; what had it before is gone in one step."""

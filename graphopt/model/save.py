@@ -242,3 +242,4 @@ def write_tensor(tensor: ir.TensorProtocol, file: StagedFile) -> None:
             f"of data and not {tensor.nbytes}",
             fix="give it data of its shape and type",
         )
+    file.start_writeback()
