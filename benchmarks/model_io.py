@@ -23,8 +23,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from measure import Peak, measure
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NODES = 1000
 THRESHOLD = 0.01
@@ -65,43 +69,42 @@ def make_model(folder: Path, gigabytes: float) -> Path:
     return path
 
 
+def cut(array: np.ndarray) -> np.ndarray:
+    return array * (abs(array) >= THRESHOLD)
+
+
 def graphopt_task(source: Path, target: Path, task: str) -> None:
-    import numpy as np
     import onnx_ir as ir
 
     from graphopt.model import load, save
 
     model = load(source)
 
-    def cut(tensor: ir.TensorProtocol) -> ir.Tensor:
-        array = tensor.numpy()
-        return ir.Tensor(np.where(np.abs(array) < THRESHOLD, np.float32(0), array))
-
     for index, value in enumerate(model.graph.initializers.values()):
         if task == "all" or index == EDITED:
             tensor = value.const_value
             value.const_value = ir.LazyTensor(
-                lambda tensor=tensor: cut(tensor), tensor.dtype, tensor.shape, name=tensor.name
+                lambda tensor=tensor: ir.Tensor(cut(tensor.numpy())),
+                tensor.dtype,
+                tensor.shape,
+                name=tensor.name,
             )
     save(model, target, external_data=True)
 
 
 def onnx_task(source: Path, target: Path, task: str) -> None:
-    import numpy as np
     import onnx
     from onnx import numpy_helper
 
     model = onnx.load(source)
     for index, tensor in enumerate(model.graph.initializer):
         if task == "all" or index == EDITED:
-            array = numpy_helper.to_array(tensor).copy()
-            array[np.abs(array) < THRESHOLD] = 0
+            array = cut(numpy_helper.to_array(tensor))
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     _save_external(model, target)
 
 
 def graphsurgeon_task(source: Path, target: Path, task: str) -> None:
-    import numpy as np
     import onnx
     import onnx_graphsurgeon as gs
 
@@ -109,9 +112,7 @@ def graphsurgeon_task(source: Path, target: Path, task: str) -> None:
     constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
     for index, tensor in enumerate(constants):
         if task == "all" or index == EDITED:
-            array = tensor.values.copy()
-            array[np.abs(array) < THRESHOLD] = 0
-            tensor.values = array
+            tensor.values = cut(tensor.values)
     _save_external(gs.export_onnx(graph), target)
 
 
