@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graphopt.cli.streams import beside, check_streams
+
 if TYPE_CHECKING:
     from graphopt.convert import Conversion
     from graphopt.model import Saved
@@ -93,6 +95,7 @@ def command(
     from graphopt.report.json_file import write_json
     from graphopt.runtime.difference import Tolerance
 
+    check_streams(output, json_file)
     tolerance = None if rtol is None and atol is None else Tolerance(rtol or 0.0, atol or 0.0)
     options = Options(
         opset=opset,
@@ -113,7 +116,8 @@ def command(
     if json_file is not None:
         write_json(_record(conversion, saved), json_file)
     if json_file != "-":
-        _print(conversion, saved)
+        with beside(output):
+            _print(conversion, saved)
 
 
 def _values(conversion: Conversion) -> dict[str, list[dict[str, object]]]:

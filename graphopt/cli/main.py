@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
@@ -51,6 +52,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; bad input is one line on stderr, never a traceback."""
+    # What onnx-ir warns of in a broken model, graphopt refuses in its own words.
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
     try:
         code = cli(standalone_mode=False)
     except click.ClickException as error:
@@ -66,4 +69,17 @@ def main() -> None:
         # The reader went away (`| head`): what it wanted, it has.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except (OSError, MemoryError) as error:
+        # What no command foresaw of the machine: a name too long, no memory left.
+        click.echo(f"graphopt: {_of_the_machine(error)}", err=True)
+        code = GraphoptError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_machine(error: OSError | MemoryError) -> GraphoptError:
+    if isinstance(error, MemoryError):
+        fix = "give it more memory, or lower --max-bytes"
+        return GraphoptError(f"there is not enough memory ({error or 'none left'})", fix=fix)
+    name = error.filename
+    file = os.fsdecode(name) if isinstance(name, str | bytes) else None
+    return GraphoptError(error.strerror or str(error), file=file, fix="check the name and the disk")

@@ -11,6 +11,7 @@ import click
 
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.run_recipes import Stage, note_recipe, recipe_stages
+from graphopt.cli.streams import beside, check_streams
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class _Job:
         options, settings = self.options, self.settings
         if self.output is None and self._replay is None and not settings.dry_run:
             raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
+        check_streams(self.output, settings.json_target)
         # What cannot be written is said before the work, not behind it.
         for target in (self.output, settings.report, settings.json_target):
             if target is not None and str(target) != "-":
@@ -282,7 +284,8 @@ class _Job:
             record = {"model": str(self.path), "saved": saved, **result.as_json()}
             write_json(record, settings.json_target)
         if settings.json_target != "-":
-            self._print(result, saved)
+            with beside(self.output):
+                self._print(result, saved)
 
     def _print(self, result: RunResult, saved: Saved | None) -> None:
         from graphopt.cli.run_tables import print_explanation, print_steps, print_timing

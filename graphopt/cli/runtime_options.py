@@ -62,10 +62,14 @@ class RuntimeOptions:
     def subject(self, path: Path) -> Subject:
         """Load a model within the limits asked for."""
         from graphopt.model import Limits, load
+        from graphopt.model.load import STREAM_KEY, Stream
         from graphopt.pipeline.recipe import data_files
         from graphopt.runtime.validation import Subject
 
         model = load(path, Limits(self.max_bytes, self.max_depth, self.follow_symlinks))
+        stream = model.meta.get(STREAM_KEY)
+        if isinstance(stream, Stream):
+            return Subject(str(path), model, stream.size, None)
         size = sum(file.stat().st_size for file in (path, *data_files(model, path)))
         # ONNX Runtime follows no links out of the folder.
         readable = None if self.follow_symlinks else path

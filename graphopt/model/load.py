@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -36,7 +37,12 @@ from graphopt.model.tensor_protos import (
 )
 from graphopt.model.training import signatures
 
-__all__ = ["Limits", "load"]
+__all__ = ["STREAM_KEY", "Limits", "Stream", "load"]
+
+STREAM_KEY = "graphopt.model.stream"
+"""Where `meta` of a model that was read from standard input keeps its `Stream`."""
+
+_STDIN = "<stdin>"
 
 _INLINE = 4096
 """Inline data of this many bytes and more are left in the file and mapped."""
@@ -44,6 +50,19 @@ _INLINE = 4096
 _MESSAGES_PER_BODY = 3
 _OPSETS_SINCE = 3  # the IR version from which on a model must import opsets
 _EXPORT_AGAIN = "export the model again"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What is known of standard input once a model was read from it.
+
+    Args:
+        size: Its bytes.
+        sha256: Their hash.
+    """
+
+    size: int
+    sha256: str
 
 
 def load(path: str | PathLike[str], limits: Limits | None = None) -> ir.Model:
@@ -64,7 +83,10 @@ def load(path: str | PathLike[str], limits: Limits | None = None) -> ir.Model:
     limits = limits or Limits()
     name = os.fspath(path)
     if name == "-":
-        return _Loader("<stdin>", _spool(), None, limits).model()
+        spool = _spool()
+        model = _Loader(_STDIN, spool, None, limits).model()
+        model.meta[STREAM_KEY] = Stream(spool.size, hashlib.sha256(spool.map).hexdigest())
+        return model
     return _Loader(name, _open(name), str(Path(name).parent), limits).model()
 
 
@@ -72,7 +94,7 @@ def _spool() -> MappedFile:
     with tempfile.TemporaryFile() as spool:
         shutil.copyfileobj(sys.stdin.buffer, spool)
         spool.flush()
-        return _checked(os.dup(spool.fileno()), "<stdin>")
+        return _checked(os.dup(spool.fileno()), _STDIN)
 
 
 def _open(path: str) -> MappedFile:

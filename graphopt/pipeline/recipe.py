@@ -18,6 +18,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.model.load import STREAM_KEY, Stream
 from graphopt.model.scopes import scopes
 from graphopt.model.tensors import MappedTensor, SparseTensor
 
@@ -123,12 +124,15 @@ def source_sha256(path: str | PathLike[str], model: ir.Model) -> str:
     Without external data it is what `sha256sum` says of the model file.
 
     Args:
-        path: The model file.
+        path: The model file, or `-`.
         model: What was loaded from it.
 
     Raises:
         GraphoptError: A file cannot be read.
     """
+    stream = model.meta.get(STREAM_KEY)
+    if isinstance(stream, Stream):
+        return stream.sha256
     return file_sha256([Path(path), *data_files(model, Path(path))])
 
 

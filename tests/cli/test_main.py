@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from graphopt.cli import main as main_module
+
+TEXT = """<ir_version: 10, opset_import: ["": 20]>
+g (float[N,3] x) => (float[N,3] y) { a = Identity(x) y = Relu(a) }"""
+
+
+class Piped(io.TextIOWrapper):
+    """Standard input or output that is a stream of bytes."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.bytes = io.BytesIO(content)
+        super().__init__(self.bytes, write_through=True)
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["graphopt", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main_module.main()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "in.onnx"
+    ir.save(ir.from_onnx_text(TEXT), path)
+    return path
+
+
+def test_a_name_that_is_too_long_is_one_line(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = model.with_name("n" * 300 + ".onnx")
+    assert called(monkeypatch, "run", model, "-o", name, "-p", "cleanup") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "name too long" in error
+
+
+def test_no_memory_left_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhaust(**_: object) -> NoReturn:
+        raise MemoryError("Unable to allocate 75 GiB")
+
+    monkeypatch.setattr(main_module, "cli", exhaust)
+    assert called(monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("graphopt: there is not enough memory (Unable to allocate 75 GiB)")
+    assert error.count("\n") == 1
+
+
+def test_a_broken_model_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.parser.parse_model(TEXT)
+    proto.graph.node[1].input[0] = "nothing"
+    onnx.save(proto, tmp_path / "broken.onnx")
+    out = tmp_path / "out.onnx"
+    code = called(monkeypatch, "run", tmp_path / "broken.onnx", "-o", out, "-p", "cleanup")
+    assert code == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "'nothing'" in error
+
+
+def test_a_model_runs_through_a_pipe(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = model.read_bytes()
+    out = Piped()
+    monkeypatch.setattr(sys, "stdin", Piped(content))
+    monkeypatch.setattr(sys, "stdout", out)
+    assert called(monkeypatch, "run", "-", "-o", "-", "-p", "cleanup") == 0
+    made = onnx.load_from_string(out.bytes.getvalue())
+    assert [node.op_type for node in made.graph.node] == ["Relu"]
+    recipe = {item.key: item.value for item in made.metadata_props}
+    assert recipe["graphopt.source_sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_model_is_validated_through_a_pipe(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Piped(model.read_bytes()))
+    assert called(monkeypatch, "validate", model, "-", "--rounds", "0") == 0
+    assert "passed" in capsys.readouterr().out
+
+
+def test_a_model_and_its_numbers_do_not_share_a_stream(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, "run", model, "-o", "-", "-p", "cleanup", "--json", "-") == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "would mix on stdout" in captured.err
