@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from graphopt.cli.runtime_options import RuntimeOptions, runtime_options
 from graphopt.errors import CheckFailed, GraphoptError
 
 if TYPE_CHECKING:
+    from graphopt.runtime.budget import Budget
     from graphopt.runtime.difference import Tolerance
+    from graphopt.runtime.validation import Subject
 
 _MADE_UP = 16
 """Samples that are made up where there is no data."""
@@ -104,9 +107,14 @@ def command(
 
     common = RuntimeOptions(**shared)
     providers = common.parsed_providers()
-    budget = Budget(max_drop, min_sqnr, _tolerances(rtols, atols))
+    budget = Budget(
+        _number("--max-drop", max_drop),
+        _number("--min-sqnr", min_sqnr),
+        _tolerances(rtols, atols),
+    )
     task = None if metric is None else open_metric(metric, output)
     subjects = [common.subject(path) for path in (reference, *candidates)]
+    _check_outputs(budget, subjects[0])
     feeds = common.feeds(subjects[0], made_up=_MADE_UP, limit=limit_samples)
     with shown_progress() as show:
         options = Options(
@@ -127,6 +135,23 @@ def command(
         print_validation(found, subjects, feeds)
     if found.failures:
         raise CheckFailed(found.failures[0])
+
+
+def _number(option: str, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise GraphoptError(f"{option} nan is no bound", fix="give a number")
+    return value
+
+
+def _check_outputs(budget: Budget, reference: Subject) -> None:
+    names = [str(value.name) for value in reference.model.graph.outputs]
+    for name in budget.tolerances:
+        if name != "*" and name not in names:
+            raise GraphoptError(
+                f"there is no output {name!r} to have a tolerance",
+                file=reference.name,
+                fix=f"use one of {', '.join(names)}",
+            )
 
 
 def _tolerances(rtols: tuple[str, ...], atols: tuple[str, ...]) -> dict[str, Tolerance]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,6 +30,9 @@ what networks for images, windows of audio and tokens are commonly made for."""
 _MOST_TRIES = 400
 _TOO_MANY_ELEMENTS = 1 << 25
 """128 MB of float32 for one input of one sample: no trial goes beyond."""
+
+_MOST_ELEMENTS = 1 << 28
+"""1 GB of float32 for one input of one run, whatever batch the model is fixed to."""
 
 _WORDS = ("alpha", "beta", "gamma", "delta")
 
@@ -95,7 +99,7 @@ def _search(model: ir.Model, maker: _Maker, samples: int, sizes: dict[str, int])
     failure = ""
     usable: _Plan | None = None
     for plan in _plans(maker.inputs, samples, sizes):
-        if maker.elements(plan) > _TOO_MANY_ELEMENTS * plan.batch:
+        if maker.elements(plan) > min(_TOO_MANY_ELEMENTS * plan.batch, _MOST_ELEMENTS):
             continue
         for choice in (plan, replace(plan, unit=True)):
             try:
@@ -263,7 +267,7 @@ class _Maker:
 
     def elements(self, plan: _Plan) -> int:
         """The number of elements of the largest input of one run."""
-        return max((int(np.prod(self._shape(item, plan))) for item in self.inputs), default=0)
+        return max((math.prod(self._shape(item, plan)) for item in self.inputs), default=0)
 
     def _shape(self, item: Input, plan: _Plan) -> list[int]:
         return [

@@ -126,3 +126,20 @@ def test_by_node_names_the_node(models: tuple[Path, Path, Path]) -> None:
     assert "parts first at node" in result.stdout
     assert "Nodes by error" in result.stdout
     assert "5 samples" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--rtol", "nowhere=1"), "there is no output 'nowhere'"),
+        (("--min-sqnr", "nan"), "--min-sqnr nan is no bound"),
+        (("--max-drop", "nan", "--metric", "accuracy"), "--max-drop nan is no bound"),
+    ],
+)
+def test_a_budget_of_nothing_is_bad_usage(
+    models: tuple[Path, Path, Path], arguments: tuple[str, ...], says: str
+) -> None:
+    result = validate(models[0], models[0], "--data", models[2], *arguments)
+    assert isinstance(result.exception, GraphoptError)
+    assert result.exception.exit_code == 2
+    assert says in str(result.exception)

@@ -155,3 +155,13 @@ def test_real_models(name: str) -> None:
     feeds = synthetic_feeds(made, samples=2)
     assert feeds.arrays["image"].shape == (2, 3, 32, 32)
     assert compare(made, made, feeds)[0].equal
+
+
+@pytest.mark.parametrize("shape", ["100000,100000", f"{1 << 32},{1 << 32}"])
+def test_a_fixed_input_that_no_memory_holds_is_not_made(shape: str) -> None:
+    model = ir.from_onnx_text(
+        f'<ir_version: 10, opset_import: ["": 20]> g (float[{shape}] x) => (int64[2] y)'
+        "{ y = Shape(x) }"
+    )
+    with pytest.raises(GraphoptError, match="too large"):
+        synthetic_feeds(model)
