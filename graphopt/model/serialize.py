@@ -18,6 +18,7 @@ from graphopt.model.carried import (
     Extras,
     values_of,
 )
+from graphopt.model.proto_graphs import proto_graphs
 from graphopt.model.scopes import scopes
 from graphopt.model.tensor_protos import visit_tensors
 from graphopt.model.tensors import SparseTensor
@@ -118,6 +119,7 @@ def to_skeleton(
     finally:
         exchange.leave()
     untag(proto, exchange.tagged)
+    _forget_outputs(proto, exchange.typed_outputs)
     return Skeleton(
         proto,
         exchange.marker,
@@ -126,6 +128,16 @@ def to_skeleton(
         exchange.sparse_tensors,
         exchange.sparse_parts,
     )
+
+
+def _forget_outputs(proto: onnx.ModelProto, names: set[str]) -> None:
+    """Remove the types of initializers that are outputs, which onnx-ir repeats in value_info."""
+    for graph in proto_graphs(proto.graph) if names else ():
+        repeated = names & {info.name for info in graph.output}
+        kept = [info for info in graph.value_info if info.name not in repeated]
+        if len(kept) != len(graph.value_info):
+            del graph.value_info[:]
+            graph.value_info.extend(kept)
 
 
 def attribute_proto(attribute: ir.Attr) -> onnx.AttributeProto:
@@ -197,6 +209,7 @@ class _Exchange:
     initializers: list[bool] = field(default_factory=list)
     sparse_tensors: list[SparseTensor] = field(default_factory=list)
     sparse_parts: set[int] = field(default_factory=set)
+    typed_outputs: set[str] = field(default_factory=set)
     undo: list[Callable[[], None]] = field(default_factory=list)
     tagged: Tagged = field(init=False)
 
@@ -242,6 +255,8 @@ class _Exchange:
         value.const_value = self._stand_in(stored, initializer=True)
         if not named_input and _says_no_more(value, tensor):
             value.type = value.shape = None
+        elif value.is_graph_output() and value.name and not value.meta.get(VALUE_INFO_KEY):
+            self.typed_outputs.add(value.name)
 
         def undo() -> None:
             value.const_value = tensor

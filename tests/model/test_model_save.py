@@ -521,3 +521,20 @@ def test_killed_at_random_moments_a_model_is_there(tmp_path: Path) -> None:
             process.kill()
         now = load(path)
         assert holds(now) or holds(now, edited=("w1",))
+
+
+@pytest.mark.parametrize("declared", [False, True], ids=["plain", "with a value_info"])
+def test_an_initializer_may_be_an_output(tmp_path: Path, *, declared: bool) -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (float[2] y, float[2] w)'
+        "<float[2] w = {1, 2}> { y = Add(x, w) }"
+    )
+    if declared:
+        proto.graph.value_info.append(proto.graph.output[1])
+    else:
+        del proto.graph.value_info[:]
+    onnx.save(proto, tmp_path / "in.onnx")
+    save(load(tmp_path / "in.onnx"), tmp_path / "out.onnx")
+    made = onnx.load(tmp_path / "out.onnx")
+    assert made.graph.output == proto.graph.output
+    assert [info.name for info in made.graph.value_info] == (["w"] if declared else [])
