@@ -29,7 +29,7 @@ def print_validation(found: Validation, subjects: Sequence[Subject], feeds: Feed
     out = console()
     sizes = {subject.name: subject.size for subject in subjects}
     short_names = _short_names([subject.name for subject in subjects])
-    metric = f", metric {found.metric:.4f}" if found.metric is not None else ""
+    metric = f", {found.metric_name} {found.metric:.4f}" if found.metric is not None else ""
     title = (
         f"{short_names[found.reference]} ({size(sizes[found.reference])}{metric}),"
         f" {feeds.count:,} samples of {feeds.source}"
@@ -66,6 +66,7 @@ def record_of(found: Validation, subjects: Sequence[Subject], feeds: Feeds) -> d
         "sizes": {subject.name: subject.size for subject in subjects},
         "data": feeds.source,
         "samples": feeds.count,
+        "metric_name": found.metric_name,
         "metric": found.metric,
         "passed": not found.failures,
         "failures": found.failures,

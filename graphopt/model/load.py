@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import shutil
 import stat
 import sys
 import tempfile
@@ -43,6 +42,8 @@ STREAM_KEY = "graphopt.model.stream"
 """Where `meta` of a model that was read from standard input keeps its `Stream`."""
 
 _STDIN = "<stdin>"
+_STREAM_BYTES = (1 << 31) - 1
+_PIECE = 1 << 20
 
 _INLINE = 4096
 """Inline data of this many bytes and more are left in the file and mapped."""
@@ -92,7 +93,14 @@ def load(path: str | PathLike[str], limits: Limits | None = None) -> ir.Model:
 
 def _spool() -> MappedFile:
     with tempfile.TemporaryFile() as spool:
-        shutil.copyfileobj(sys.stdin.buffer, spool)
+        while piece := sys.stdin.buffer.read(_PIECE):
+            spool.write(piece)
+            if spool.tell() > _STREAM_BYTES:
+                raise GraphoptError(
+                    "is over the 2 GiB that one protobuf message may have",
+                    file=_STDIN,
+                    fix="name the model's file, with its weights in external data",
+                )
         spool.flush()
         return _checked(os.dup(spool.fileno()), _STDIN)
 

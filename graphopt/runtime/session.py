@@ -38,6 +38,7 @@ _SILENT = 4
 
 _TENSOR = re.compile(r"(?:tensor|sparse_tensor)\((?P<element>\w+)\)")
 _ELEMENTS = {"float": "FLOAT", "double": "DOUBLE"}
+_LONGEST = 400
 _NOISE = (
     re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : "),
     # The place in ONNX Runtime's sources, with the C++ signature behind it.
@@ -235,7 +236,9 @@ def explain(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     for noise in _NOISE:
         text = noise.sub("", text)
-    return " ".join(text.split()).strip()
+    text = " ".join(text.split())
+    # It repeats names of the model, which may be of any length.
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _title(model: ir.Model | str | PathLike[str]) -> str:

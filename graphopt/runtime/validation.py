@@ -116,12 +116,14 @@ class Validation:
 
     Args:
         reference: Its name.
-        metric: The reference's metric, on the CPU.
+        metric_name: What was asked for; None: no metric.
+        metric: The reference's, on the CPU.
         trials: Each candidate on each provider.
         failures: The lines that make this fail; empty: it passed.
     """
 
     reference: str
+    metric_name: str | None
     metric: float | None
     trials: tuple[Trial, ...]
     failures: tuple[str, ...]
@@ -150,7 +152,11 @@ def validate(
         job.trial(candidate, provider) for provider in options.providers for candidate in candidates
     ]
     return Validation(
-        reference.name, job.reference_metric, tuple(trials), tuple(_failures(trials, options))
+        reference.name,
+        options.metric.name if options.metric else None,
+        job.reference_metric,
+        tuple(trials),
+        tuple(_failures(trials, options)),
     )
 
 

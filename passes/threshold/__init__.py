@@ -193,7 +193,11 @@ class Threshold(Pass):
         """Yield one rewrite for each weight that loses something."""
         usable: list[Weight] = []
         op_types = (self.op_types,) if isinstance(self.op_types, str) else self.op_types
-        for found in weights(model, self.include, self.exclude, op_types, roles=self._roles):
+        candidates = list(weights(model, self.include, self.exclude, op_types, roles=self._roles))
+        if not candidates:
+            wanted = self.include if isinstance(self.include, str) else ", ".join(self.include)
+            yield Declined(wanted, "include, exclude and op_types leave no weight")
+        for found in candidates:
             why = found.why if isinstance(found, Unusable) else self._objection(found, model)
             if why is not None:
                 yield Declined(found.at, why)

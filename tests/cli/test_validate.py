@@ -42,7 +42,7 @@ def test_equal_models_pass_and_a_table_says_so(models: tuple[Path, Path, Path]) 
     reference, _, data = models
     result = validate(reference, reference, "--data", data, "--metric", "accuracy")
     assert result.exception is None
-    for text in ("passed", "logits", "30 samples", "CPU", "metric 1.0000", "100 %"):
+    for text in ("passed", "logits", "30 samples", "CPU", "accuracy 1.0000", "100 %"):
         assert text in result.stdout
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -432,3 +434,21 @@ def test_a_model_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     feed(b"")
     with pytest.raises(GraphoptError, match=r"^<stdin>: is empty"):
         load("-")
+
+
+def test_standard_input_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = importlib.import_module("graphopt.model.load")  # the package has a function so called
+    monkeypatch.setattr(loader, "_STREAM_BYTES", 3 << 20)
+    endless = io.BufferedReader(_Zeros())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(endless))
+    with pytest.raises(GraphoptError, match=r"^<stdin>: is over the 2 GiB"):
+        load("-")
+
+
+class _Zeros(io.RawIOBase):
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        buffer[:] = bytes(len(buffer))
+        return len(buffer)

@@ -390,3 +390,9 @@ def test_wanda_needs_data_and_a_visible_input() -> None:
 def test_parameters_are_checked(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(GraphoptError, match=message):
         Threshold(**parameters)
+
+
+def test_a_glob_that_lets_no_weight_in_is_told() -> None:
+    rewrites, declined = run(dense(np.ones((2, 2), np.float32)), sparsity=0.5, include="conv*")
+    assert rewrites == []
+    assert "no weight" in declined["conv*"]
