@@ -65,10 +65,6 @@ def main() -> None:
     except GraphoptError as error:
         click.echo(f"graphopt: {error}", err=True)
         code = error.exit_code
-    except BrokenPipeError:
-        # The reader went away (`| head`): what it wanted, it has.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except (OSError, MemoryError) as error:
         # What no command foresaw of the machine: a name too long, no memory left.
         click.echo(f"graphopt: {_of_the_machine(error)}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,14 @@ from rich.text import Text
 _LONGEST = 160
 
 
+class _Console(Console):
+    """A console whose reader may go away (`| head`): the command goes on to its own exit code."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def console(*, stderr: bool = False) -> Console:
     """Return a console for results (stdout) or for logs (stderr).
 
@@ -21,7 +30,7 @@ def console(*, stderr: bool = False) -> Console:
     get 120 columns.
     """
     stream = sys.stderr if stderr else sys.stdout
-    return Console(
+    return _Console(
         file=stream,
         width=None if stream.isatty() else 120,
         markup=False,

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -103,3 +105,26 @@ def test_a_model_and_its_numbers_do_not_share_a_stream(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "would mix on stdout" in captured.err
+
+
+def without_reader(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "graphopt", *map(str, arguments)]
+    try:
+        return subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+
+
+def test_a_reader_that_goes_away_is_no_failure(model: Path) -> None:
+    done = without_reader("validate", model, model)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_check_says_no_to_a_reader_that_goes_away(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    ir.save(ir.from_onnx_text(TEXT.replace("Relu", "Neg")), other)
+    done = without_reader("validate", model, other)
+    assert done.returncode == 1
+    assert b"differs" in done.stderr
