@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from graphopt.model.facts import Facts
+    from graphopt.pipeline.contract import Detail
     from graphopt.pipeline.result import Note, RunResult, StepRecord, Timing
     from graphopt.runtime.compare import OutputError
 
@@ -41,6 +44,8 @@ def print_steps(result: RunResult) -> None:
             click.echo(f"{step.pass_text}: {name} {value:.4g}")
         if step.rolled_back is not None:
             click.echo(f"{step.pass_text}: rolled back: {step.rolled_back}")
+        if step.findings:
+            console().print(_findings(step))
     if result.limited:
         click.echo(f"stopped by --limit after {result.kept_rewrites} rewrites")
 
@@ -78,6 +83,23 @@ def _row(step: StepRecord) -> tuple[str, ...]:
         "rolled back" if step.rolled_back is not None else _errors(step.errors),
         f"{step.timing.seconds:.2f}",
     )
+
+
+def _findings(step: StepRecord) -> Table:
+    from graphopt.report.tables import table
+
+    keys = tuple(dict.fromkeys(key for note in step.findings for key in note.details))
+    rows = [
+        (note.at, note.why, *(_detail(note.details.get(key)) for key in keys))
+        for note in step.findings
+    ]
+    return table(step.pass_text, ("at", "finding", *keys), rows, right=range(2, 2 + len(keys)))
+
+
+def _detail(value: Detail) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _facts(facts: Facts | None) -> tuple[str, str, str, str, str]:

@@ -6,6 +6,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -62,6 +63,21 @@ class Declined:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a pass found out about a place, where nothing is edited and nothing was declined.
+
+    Args:
+        at: Where, as in `Rewrite`.
+        why: What was found, in one clause.
+        details: As in `Rewrite`. The findings of one pass have the same keys: a table shows them.
+    """
+
+    at: str
+    why: str
+    details: Mapping[str, Detail] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
 class Context:
     """What a run has: data, providers, seed. Nothing that a pass needs is global.
 
@@ -72,6 +88,9 @@ class Context:
         progress: Called with a phase, the steps done, and the steps in all (None: unknown).
         cache: What passes of one run may keep for later ones, under a key that starts with the
             name of the pass.
+        calibration_memory: Bytes of activations that one calibration run may return.
+        calibration_cache: The folder where activation statistics are kept between runs; None:
+            nowhere.
     """
 
     feeds: Feeds | None = None
@@ -79,6 +98,8 @@ class Context:
     seed: int = 0
     progress: Callable[[str, int, int | None], None] = lambda phase, done, total: None
     cache: MutableMapping[str, object] = field(default_factory=dict)
+    calibration_memory: int = 256 << 20
+    calibration_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +121,8 @@ class Pass(ABC):
     recipe, a reproducer) gets no code imported that the user does not name, too."""
 
     @abstractmethod
-    def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
-        """Yield what to edit, and where not to and why.
+    def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined | Finding]:
+        """Yield what to edit, where not to and why, and what else was found out.
 
         The manager applies each rewrite before it resumes the generator, or stops asking: a pass
         sees its earlier rewrites applied, and must not edit the model itself.

@@ -29,6 +29,7 @@ class Step:
             back, so that an instrument need not look twice.
         rewrites: What was applied.
         declined: Where the pass declined.
+        findings: What else the pass found out.
         facts_before: Written by the statistics instrument.
         facts_after: Written by the statistics instrument.
         errors: Written by the compare instrument.
@@ -45,6 +46,7 @@ class Step:
     after: ir.Model
     rewrites: list[Note] = field(default_factory=list)
     declined: list[Note] = field(default_factory=list)
+    findings: list[Note] = field(default_factory=list)
     facts_before: Facts | None = None
     facts_after: Facts | None = None
     errors: tuple[OutputError, ...] = ()

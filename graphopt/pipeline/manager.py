@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.pipeline.contract import Context, Declined, Pass, Rewrite
+from graphopt.pipeline.contract import Context, Declined, Finding, Pass, Rewrite
 from graphopt.pipeline.failure import PassFailed, pass_failed
 from graphopt.pipeline.instrument import Instrument, RollBack, Step
 from graphopt.pipeline.order import BrokenGraphError, restore_order
@@ -149,7 +149,7 @@ class _Run:
                 raise TypeError("it edited the model without yielding a rewrite")
 
     def _decide_and_apply(
-        self, items: Iterator[Rewrite | Declined], step: Step, watch: Stopwatch
+        self, items: Iterator[Rewrite | Declined | Finding], step: Step, watch: Stopwatch
     ) -> None:
         iterator = iter(items)
         while self._left != 0:
@@ -157,11 +157,12 @@ class _Run:
                 item = next(iterator, None)
             if item is None:
                 return
-            if isinstance(item, Declined):
-                step.declined.append(Note(item.at, item.why, dict(item.details)))
+            if isinstance(item, Declined | Finding):
+                notes = step.declined if isinstance(item, Declined) else step.findings
+                notes.append(Note(item.at, item.why, dict(item.details)))
                 continue
             if not isinstance(item, Rewrite):
-                raise TypeError(f"it yielded {item!r}, which is no Rewrite and no Declined")
+                raise TypeError(f"it yielded {item!r}, which is no Rewrite, Declined or Finding")
             step.applying = Note(item.at, item.why)
             with watch.part("apply"):
                 item.apply()
@@ -186,6 +187,7 @@ def _record(step: Step, watch: Stopwatch) -> StepRecord:
         effect=step.work.effect.value,
         rewrites=tuple(step.rewrites),
         declined=tuple(step.declined),
+        findings=tuple(step.findings),
         timing=watch.stop(),
         before=step.facts_before,
         after=step.facts_after,

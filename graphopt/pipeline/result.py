@@ -36,7 +36,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Note:
-    """A rewrite that was applied, or a place where a pass declined.
+    """A rewrite that was applied, a place where a pass declined, or what it found there.
 
     Args:
         at: The node or value, `scope/name` inside a body or function.
@@ -66,6 +66,7 @@ class StepRecord:
         errors: Outputs after against outputs before; empty where nothing compared them.
         measures: What guards measured, by name.
         rolled_back: Why the pass was undone; None where it was kept.
+        findings: What else the pass found out, in order.
     """
 
     pass_text: str
@@ -79,6 +80,7 @@ class StepRecord:
     errors: tuple[OutputError, ...] = ()
     measures: Mapping[str, float] = field(default_factory=dict, hash=False)
     rolled_back: str | None = None
+    findings: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)

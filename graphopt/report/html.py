@@ -74,6 +74,9 @@ def page(
             sections.notes(
                 "Declined", "Where a pass left things", result.steps, lambda step: step.declined
             ),
+            sections.notes(
+                "Findings", "What passes found out", result.steps, lambda step: step.findings
+            ),
             sections.timing(result.timing),
             sections.provenance(result, details or {}),
         ),

@@ -182,7 +182,7 @@ def test_a_pass_that_refuses_is_named_with_the_fix_and_leaves_no_folder(tmp_path
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        (lambda model, context: iter([3]), "yielded 3, which is no Rewrite and no Declined"),
+        (lambda model, context: iter([3]), "yielded 3, which is no Rewrite, Declined or Finding"),
         (lambda model, context: 3, "TypeError"),
     ],
 )

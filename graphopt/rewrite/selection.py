@@ -1,0 +1,59 @@
+"""Which nodes a pass is asked to look at: by name, by the names they write, by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from fnmatch import fnmatchcase
+
+import onnx_ir as ir
+
+from graphopt.model.scopes import Scope
+
+Globs = str | tuple[str, ...]
+
+
+def address(node: ir.Node, scope: Scope) -> str:
+    """Return what `Rewrite.at` calls a node: its name, or where it has none what it writes."""
+    written = next((output.name for output in node.outputs if output.name), "")
+    return scope.at(node.name or written)
+
+
+def selects(
+    node: ir.Node,
+    scope: Scope,
+    include: Globs = "*",
+    exclude: Globs = "",
+    op_types: Collection[str] | None = None,
+) -> bool:
+    """Whether a node is meant.
+
+    Args:
+        node: A node of the scope.
+        scope: Where it stands.
+        include: Globs; one of them must match the name of the node, of an output or of a constant
+            that it reads, alone or as `scope/name`.
+        exclude: Globs, none of which may.
+        op_types: Its operator must be one of these; None: any.
+    """
+    if op_types is not None and node.op_type not in op_types:
+        return False
+    names = {node.name, *(output.name for output in node.outputs)}
+    names |= {value.name for value in node.inputs if value is not None and _stored(value)}
+    spelled = [name for name in names if name]
+    spelled += [scope.at(name) for name in spelled]
+    return _matches(spelled, include) and not _matches(spelled, exclude)
+
+
+def exactly(name: str) -> str:
+    """Return a glob that matches one name only."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _stored(value: ir.Value) -> bool:
+    producer = value.producer()
+    return value.is_initializer() or (producer is not None and producer.op_type == "Constant")
+
+
+def _matches(names: list[str], globs: Globs) -> bool:
+    patterns = (globs,) if isinstance(globs, str) else globs
+    return any(fnmatchcase(name, glob) for glob in patterns for name in names)
