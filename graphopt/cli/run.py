@@ -256,12 +256,20 @@ class _Job:
         from graphopt.model import save
 
         note_recipe(self.options, self.path, source, stages, results)
-        return save(
+        saved = save(
             result.model,
             self.output,
             external_data=self.settings.external_data,
             sparse_storage=self.settings.sparse_storage,
         )
+        if saved.shared:
+            names = ", ".join(path.name for path in saved.shared)
+            click.echo(
+                f"note: {saved.path} goes on reading {names}, so keep them together; saved into "
+                "another folder, it would have all of its weights",
+                err=True,
+            )
+        return saved
 
     def _write(self, result: RunResult, saved: Saved | None) -> None:
         settings = self.settings

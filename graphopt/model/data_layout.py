@@ -1,4 +1,4 @@
-"""Which tensors go into a data file, where in it, and whether one that exists will do."""
+"""Which tensors go into a data file, where in it, and which may stay in the one they are in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from graphopt.model import datafiles
 from graphopt.model.serialize import Skeleton
 from graphopt.model.tensors import MappedTensor
 
@@ -68,33 +69,49 @@ def new_layout(skeleton: Skeleton, indices: list[int]) -> DataLayout:
     return layout
 
 
-def referenced(skeleton: Skeleton, indices: list[int], folder: Path) -> Path | None:
-    """Return the data file that already holds all these tensors, if they may go on sharing it.
+def kept(skeleton: Skeleton, indices: list[int], target: Path) -> dict[int, MappedTensor]:
+    """Return which of these tensors can stay in the data files that hold them.
 
-    All of them must come from one file, which must still stand in the folder as it was opened,
-    under one name and no link, and at least half of it must be in use.
+    A file must still stand in the folder of the target as it was opened, under one name and no
+    link, and at least half of it must be in use. The target's own files stay only if every tensor
+    does, and none stays if more bytes are new than would stay: dead bytes never pile up.
+
+    Args:
+        skeleton: The model.
+        indices: The tensors that are to be external.
+        target: The model file.
     """
-    mapped: list[MappedTensor] = []
+    candidates: dict[tuple[int, str], dict[int, MappedTensor]] = {}
     for index in indices:
         tensor = skeleton.tensors[index]
-        if isinstance(tensor, MappedTensor):
-            mapped.append(tensor)
-    if not mapped or len(mapped) < len(indices):
-        return None
-    file, location = mapped[0].file, mapped[0].location
-    if location is None or not all(_in(tensor, mapped[0]) for tensor in mapped):
-        return None
-    path = folder / location
-    if not file.is_at(path) or path.is_symlink() or path.stat().st_nlink > 1:
-        return None
+        if isinstance(tensor, MappedTensor) and tensor.location is not None:
+            candidates.setdefault((id(tensor.file), tensor.location), {})[index] = tensor
+    sharable = [group for group in candidates.values() if _may_stay(group, target.parent)]
+    stay = {index: tensor for group in sharable for index, tensor in group.items()}
+    if len(stay) == len(indices):
+        return stay
+    stay = {index: tensor for index, tensor in stay.items() if not _is_own(tensor, target)}
+    written = sum(skeleton.tensors[index].nbytes for index in indices if index not in stay)
+    return stay if written <= _used(stay) else {}
+
+
+def _may_stay(group: dict[int, MappedTensor], folder: Path) -> bool:
+    """Whether others may go on reading the file of these tensors."""
+    tensor = next(iter(group.values()))
+    path = folder / (tensor.location or "")
+    if not tensor.file.is_at(path) or path.is_symlink() or path.stat().st_nlink > 1:
+        return False
     if not path.resolve().is_relative_to(folder.resolve()):
-        return None
-    used = sum({tensor.offset: tensor.nbytes for tensor in mapped}.values())
-    return path if 2 * used >= file.size else None
+        return False
+    return 2 * _used(group) >= tensor.file.size
 
 
-def _in(tensor: MappedTensor, other: MappedTensor) -> bool:
-    return tensor.file is other.file and tensor.location == other.location
+def _is_own(tensor: MappedTensor, target: Path) -> bool:
+    return datafiles.is_own(target, target.parent / (tensor.location or ""))
+
+
+def _used(group: dict[int, MappedTensor]) -> int:
+    return sum({_content(tensor): tensor.nbytes for tensor in group.values()}.values())
 
 
 def _content(tensor: ir.TensorProtocol) -> object:

@@ -30,7 +30,8 @@ def mentioned(model: Path) -> frozenset[Path]:
     """Return the data files with names of a model's own that the model on disk mentions."""
     if not model.is_file():
         return frozenset()
-    return frozenset(path for path in _own(model) if mentions(model, path.name))
+    own = [path for path in model.parent.iterdir() if is_own(model, path)]
+    return frozenset(path for path in own if mentions(model, path.name))
 
 
 def unused(model: Path, candidates: frozenset[Path]) -> list[Path]:
@@ -43,9 +44,10 @@ def unused(model: Path, candidates: frozenset[Path]) -> list[Path]:
     ]
 
 
-def _own(model: Path) -> list[Path]:
-    pattern = re.compile(re.escape(model.name) + r"(\.\d+)?\.data")
-    return [path for path in model.parent.iterdir() if pattern.fullmatch(path.name)]
+def is_own(model: Path, path: Path) -> bool:
+    """Say whether a file of the model's folder has a name that a save of the model may give."""
+    named = re.fullmatch(re.escape(model.name) + r"(\.\d+)?\.data", path.name)
+    return named is not None and path.parent == model.parent
 
 
 def mentions(model: Path, name: str) -> bool:

@@ -23,7 +23,7 @@ from graphopt.model.atomic import (
     second_name,
     staged,
 )
-from graphopt.model.data_layout import DataLayout, external_indices, new_layout, referenced
+from graphopt.model.data_layout import DataLayout, external_indices, kept, new_layout
 from graphopt.model.serialize import Skeleton, to_skeleton
 from graphopt.model.sparse import as_sparse
 from graphopt.model.tensors import MappedTensor
@@ -42,12 +42,15 @@ class Saved:
         data_files: Its external data files.
         size: Bytes of all of them.
         sparse_saved: Bytes that sparse storage saved.
+        shared: Those of the data files that it goes on reading, and that are not its own: another
+            model's, as a rule.
     """
 
     path: Path
     data_files: tuple[Path, ...]
     size: int
     sparse_saved: int = 0
+    shared: tuple[Path, ...] = ()
 
 
 def save(
@@ -65,9 +68,11 @@ def save(
     what it points at stays.
 
     Weights that come from a file unchanged are copied by the kernel; other ones are computed and
-    written one at a time. External data are not copied but referred to, if the new model file is
-    in the folder of their file, no external weight was edited, and at least half of the file is
-    still in use: an edit would leave dead bytes behind, and two files to carry about.
+    written one at a time. External weights that nobody touched are not even copied if the new
+    model file is in the folder of their data file: it refers to them where they are, and only the
+    others are written. Dead bytes do not pile up, however often a model is edited and saved: all
+    weights are written anew if more bytes are new than would stay, those of a file if less than
+    half of it is in use, and those of the model's own data file if any weight is.
 
     The data file of `model.onnx` is `model.onnx.data`. When it stands there already, the new data
     first get a numbered name; once the new model file refers to that, they take the old name over
@@ -124,45 +129,35 @@ class _Save:
         external = total > _EXTERNAL_ABOVE if external_data is None else external_data
         before = datafiles.mentioned(self._target)
         indices = list(external_indices(self._skeleton)) if external else []
-        data = self._save(indices)
-        for stale in datafiles.unused(self._target, (before | self._written) - {data}):
-            stale.unlink(missing_ok=True)
-        files = () if data is None else (data,)
-        size = sum(path.stat().st_size for path in (self._target, *files))
-        saved = sum(tensor.nbytes - tensor.stored_bytes for tensor in self._skeleton.sparse)
-        return Saved(self._target, files, size, saved)
-
-    def _save(self, indices: list[int]) -> Path | None:
-        if not indices:
-            self._place({})
+        stay = kept(self._skeleton, indices, self._target)
+        locations = sorted({tensor.location for tensor in stay.values() if tensor.location})
+        files = [self._target.parent / location for location in locations]
+        layout = new_layout(self._skeleton, [index for index in indices if index not in stay])
+        self._place(layout.offsets, stay)
+        if layout.order:
+            files.append(self._save_with_data(layout))
+        else:
             self._publish_model(None)
-            return None
-        shared = referenced(self._skeleton, indices, self._target.parent)
-        if shared is not None:
-            self._place({index: self._mapped(index).offset for index in indices}, shared=True)
-            self._publish_model(self._mapped(indices[0]).location)
-            return shared
-        layout = new_layout(self._skeleton, indices)
-        self._place(layout.offsets)
-        return self._save_with_data(layout)
+        for stale in datafiles.unused(self._target, (before | self._written) - {*files}):
+            stale.unlink(missing_ok=True)
+        return Saved(
+            self._target,
+            tuple(files),
+            size=sum(path.stat().st_size for path in (self._target, *files)),
+            sparse_saved=sum(part.nbytes - part.stored_bytes for part in self._skeleton.sparse),
+            shared=tuple(path for path in files if not datafiles.is_own(self._target, path)),
+        )
 
-    def _mapped(self, index: int) -> MappedTensor:
-        tensor = self._skeleton.tensors[index]
-        assert isinstance(tensor, MappedTensor)  # referenced() has seen that all are
-        return tensor
-
-    def _place(self, offsets: dict[int, int], *, shared: bool = False) -> None:
+    def _place(self, offsets: dict[int, int], stay: dict[int, MappedTensor]) -> None:
         """Say in each tensor of the skeleton where its data are going to be."""
 
         def place(index: int, proto: onnx.TensorProto) -> None:
             tensor = self._skeleton.tensors[index]
-            if index in offsets:
-                entries = {"location": "", "offset": offsets[index], "length": tensor.nbytes}
-                if shared and isinstance(tensor, MappedTensor) and tensor.checksum is not None:
-                    entries["checksum"] = tensor.checksum
-                del proto.external_data[:]
-                for key, value in entries.items():
-                    proto.external_data.add(key=key, value=str(value))
+            if index in stay:
+                held = stay[index]
+                _locate(proto, held.location, held.offset, held.nbytes, held.checksum)
+            elif index in offsets:
+                _locate(proto, "", offsets[index], tensor.nbytes)
                 self._located.append(proto)
             elif isinstance(tensor, ir.TensorProtoTensor) or tensor.nbytes < _IN_PROTO:
                 self._skeleton.inline(index, proto)
@@ -222,6 +217,21 @@ class _Save:
                 else:
                     write_tensor(self._skeleton.tensors[piece.index], file)
             file.publish(self._target)
+
+
+def _locate(
+    proto: onnx.TensorProto,
+    location: str | None,
+    offset: int,
+    length: int,
+    checksum: str | None = None,
+) -> None:
+    """Say where the data of a tensor are; the location comes first."""
+    entries = {"location": location, "offset": offset, "length": length, "checksum": checksum}
+    del proto.external_data[:]
+    for key, value in entries.items():
+        if value is not None:
+            proto.external_data.add(key=key, value=str(value))
 
 
 def write_tensor(tensor: ir.TensorProtocol, file: StagedFile) -> None:

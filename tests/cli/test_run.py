@@ -239,6 +239,25 @@ def test_weights_go_where_they_are_asked_to(graphopt: Run, tmp_path: Path) -> No
     assert recipe(last)["graphopt.source_sha256"] == digest.hexdigest()
 
 
+def test_data_of_another_model_that_are_still_read_are_named(graphopt: Run, tmp_path: Path) -> None:
+    rows = np.ones((2, 1024), np.float32)
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[1024] x) => (float[1024] y)'
+        "{ z = Identity(x) w0 = Add(z, a) y = Add(w0, b) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(row, name) for name, row in zip("ab", rows, strict=True)
+    )
+    onnx.save(proto, tmp_path / "in.onnx", save_as_external_data=True, location="in.onnx.data")
+    (tmp_path / "other").mkdir()
+    for out, noted in (("out.onnx", True), ("other/out.onnx", False)):
+        ran = graphopt("run", "in.onnx", "-o", out, "-p", "drop_identity", "--external-data")
+        assert ran.code == 0, ran.err
+        assert ("out.onnx goes on reading in.onnx.data" in ran.err) is noted
+        assert len(load(tmp_path / out).graph.initializers) == 2
+
+
 def test_a_guard_rolls_back_and_the_recipe_holds_what_was_kept(
     graphopt: Run, model: Path, data: Path, tmp_path: Path
 ) -> None:
