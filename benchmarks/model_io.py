@@ -5,6 +5,8 @@
 Two tasks on a synthetic model of 1,000 MatMul nodes with external data: `one` replaces one weight,
 `all` zeroes every element below a threshold. Every run is a process of its own, from its start to
 its end, imports included; rounds are interleaved, and the disk is settled (`sync`) between runs.
+Results go into another folder, which takes a copy of every weight; `graphopt, beside the source`
+saves into the same one, where it writes only what is new.
 `measure.py` samples RssAnon and VmHWM from /proc/PID/status.
 `cp` copies the two files of the model and flushes nothing; `cp, flushed` also waits for the disk,
 as every save of graphopt does.
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
 NODES = 1000
 THRESHOLD = 0.01
 EDITED = NODES // 2
-TOOLS = ("cp", "cp, flushed", "graphopt", "onnx", "onnx-graphsurgeon")
+BESIDE = "graphopt, beside the source"
+TOOLS = ("cp", "cp, flushed", "graphopt", BESIDE, "onnx", "onnx-graphsurgeon")
 
 
 def make_model(folder: Path, gigabytes: float) -> Path:
@@ -125,6 +128,7 @@ def _save_external(model: object, target: Path) -> None:
 
 WORKERS = {
     "graphopt": graphopt_task,
+    BESIDE: graphopt_task,
     "onnx": onnx_task,
     "onnx-graphsurgeon": graphsurgeon_task,
 }
@@ -145,15 +149,24 @@ def rounds(source: Path, folder: Path, count: int, tools: list[str]) -> dict[str
     for turn in range(count):
         for task in ("one", "all"):
             for tool in tools:
-                target = folder / "out" / "target.onnx"
-                shutil.rmtree(target.parent, ignore_errors=True)
-                target.parent.mkdir()
-                os.sync()
+                target = prepared(folder, source, tool)
                 run = measure(command(tool, source, target, task))
                 results.setdefault(f"{task}/{tool}", []).append(run)
                 print(f"round {turn + 1}: {task}, {tool}: {run}", file=sys.stderr)
     shutil.rmtree(folder / "out", ignore_errors=True)
     return results
+
+
+def prepared(folder: Path, source: Path, tool: str) -> Path:
+    """Remove what the last run made, and let the disk settle; return where the next one saves."""
+    beside = source.parent / "target.onnx"
+    for path in source.parent.glob(f"{beside.name}*"):
+        path.unlink()
+    target = folder / "out" / "target.onnx"
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.parent.mkdir()
+    os.sync()
+    return beside if tool == BESIDE else target
 
 
 def summary(results: dict[str, list[Peak]]) -> list[dict[str, object]]:
