@@ -16,7 +16,6 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.model import datafiles, wire
 from graphopt.model.atomic import (
-    StagedFile,
     check_target,
     mode_of,
     one_line_errors,
@@ -24,6 +23,7 @@ from graphopt.model.atomic import (
     staged,
 )
 from graphopt.model.data_layout import DataLayout, external_indices, kept, new_layout
+from graphopt.model.pipelined import Part, write_parts
 from graphopt.model.serialize import Skeleton, to_skeleton
 from graphopt.model.sparse import as_sparse
 from graphopt.model.tensors import MappedTensor
@@ -67,12 +67,12 @@ def save(
     and one that was loaded from there can still be used. A symbolic link at `path` is replaced;
     what it points at stays.
 
-    Weights that come from a file unchanged are copied by the kernel; other ones are computed and
-    written one at a time. External weights that nobody touched are not even copied if the new
-    model file is in the folder of their data file: it refers to them where they are, and only the
-    others are written. Dead bytes do not pile up, however often a model is edited and saved: all
-    weights are written anew if more bytes are new than would stay, those of a file if less than
-    half of it is in use, and those of the model's own data file if any weight is.
+    Weights that come from a file unchanged are copied by the kernel; other ones are computed one
+    at a time, and written while the next one is. External weights that nobody touched are not even
+    copied if the new model file is in the folder of their data file: it refers to them where they
+    are, and only the others are written. Dead bytes do not pile up, however often a model is
+    edited and saved: all weights are written anew if more bytes are new than would stay, those of
+    a file if less than half of it is in use, and those of the model's own data file if any is.
 
     The data file of `model.onnx` is `model.onnx.data`. When it stands there already, the new data
     first get a numbered name; once the new model file refers to that, they take the old name over
@@ -166,9 +166,8 @@ class _Save:
 
     def _save_with_data(self, layout: DataLayout) -> Path:
         with staged(datafiles.preferred(self._target), self._mode) as file:
-            for index in layout.order:
-                file.seek(layout.offsets[index])
-                write_tensor(self._skeleton.tensors[index], file)
+            tensors, offsets = self._skeleton.tensors, layout.offsets
+            write_parts(file, (Part(tensors[index], offsets[index]) for index in layout.order))
             path = datafiles.fresh(self._target)
             self._written = frozenset({path})
             try:
@@ -211,11 +210,13 @@ class _Save:
                 fix="store the weights as external data",
             )
         with staged(self._target, self._mode) as file:
-            for piece in pieces:
-                if isinstance(piece, bytes):
-                    file.write(piece)
-                else:
-                    write_tensor(self._skeleton.tensors[piece.index], file)
+            write_parts(
+                file,
+                (
+                    Part(p if isinstance(p, bytes) else self._skeleton.tensors[p.index])
+                    for p in pieces
+                ),
+            )
             file.publish(self._target)
 
 
@@ -232,24 +233,3 @@ def _locate(
     for key, value in entries.items():
         if value is not None:
             proto.external_data.add(key=key, value=str(value))
-
-
-def write_tensor(tensor: ir.TensorProtocol, file: StagedFile) -> None:
-    """Write the data of a tensor at the position of a file.
-
-    Raises:
-        GraphoptError: A lazy tensor is not of the size that it says.
-    """
-    start = file.tell()
-    if hasattr(tensor, "tofile"):
-        tensor.tofile(file)
-    else:
-        file.write(tensor.tobytes())
-    written = file.tell() - start
-    if written != tensor.nbytes:
-        raise GraphoptError(
-            f"the tensor {tensor.name!r} of shape {list(tensor.shape.numpy())} has {written} bytes "
-            f"of data and not {tensor.nbytes}",
-            fix="give it data of its shape and type",
-        )
-    file.start_writeback()

@@ -415,23 +415,33 @@ def test_a_full_disk_leaves_what_was_there(
         assert not [name for name in names(tmp_path) if name.endswith(".tmp")]
 
 
-def test_a_limit_on_file_sizes_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_limit_on_file_sizes_is_one_line(tmp_path: Path, *, edited: bool) -> None:
+    """A write that stops half-way says why: copied by the kernel, and from memory."""
     path = tmp_path / "m.onnx"
     save(chain(), path, external_data=True)
     script = (
         "import resource, sys\n"
+        "import onnx_ir as ir\n"
         "from graphopt.errors import GraphoptError\n"
         "from graphopt.model import load, save\n"
+        "model = load(sys.argv[1])\n"
+        "for value in model.graph.initializers.values() if len(sys.argv) > 3 else ():\n"
+        "    value.const_value = ir.Tensor(value.const_value.numpy() * 2, name=value.name)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "try: save(load(sys.argv[1]), sys.argv[2], external_data=True)\n"
+        "try: save(model, sys.argv[2], external_data=True)\n"
         "except GraphoptError as error: print(error)"
     )
     target = tmp_path / "folder" / "n.onnx"
     target.parent.mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", script, path, target], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, path, target, *(["edited"] if edited else [])],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert done.stdout.startswith(f"{target}: cannot be written: File too large; ")
+    fix = "raise the limit on the size of files, or choose another disk"
+    assert done.stdout == f"{target}: cannot be written: File too large; {fix}\n"
     assert names(target.parent) == []
 
 
