@@ -1,6 +1,29 @@
-"""Statistics of activations: they stream batch by batch, and merge."""
+"""Statistics of activations that stream and merge, and the ranges that follow from them."""
 
+from graphopt.calibration.collect import collect
+from graphopt.calibration.extrema import ChannelRange, MinMax, MovingAverage
+from graphopt.calibration.histogram import Histogram
+from graphopt.calibration.moments import ChannelSquares, Moments
 from graphopt.calibration.observe import observe, runs
-from graphopt.calibration.statistics import ChannelSquares, Statistic
+from graphopt.calibration.ranges import Ranges, ranges, statistics
+from graphopt.calibration.rules import Range, Rule
+from graphopt.calibration.statistics import NotANumberError, Statistic
 
-__all__ = ["ChannelSquares", "Statistic", "observe", "runs"]
+__all__ = [
+    "ChannelRange",
+    "ChannelSquares",
+    "Histogram",
+    "MinMax",
+    "Moments",
+    "MovingAverage",
+    "NotANumberError",
+    "Range",
+    "Ranges",
+    "Rule",
+    "Statistic",
+    "collect",
+    "observe",
+    "ranges",
+    "runs",
+    "statistics",
+]

@@ -1,84 +1,54 @@
-"""What is remembered of a value's activations: little, whatever the number of samples."""
+"""What is remembered of a value's activations: little, whatever the number of samples.
+
+All statistics follow the same rules:
+
+- Integers and booleans are watched as the real numbers that they are.
+- NaN is refused with `NotANumberError`: nothing can be said of such data.
+- A sentinel, see `sentinels`, is counted apart and moves no range.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, Self
+from collections.abc import Mapping
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 Array = np.ndarray[Any, np.dtype[Any]]
+State = Mapping[str, Array]
+
+
+class NotANumberError(ValueError):
+    """A batch holds NaN."""
 
 
 class Statistic(Protocol):
-    """Something that is computed from all samples, seen batch by batch."""
+    """Something that is computed from all samples, seen batch by batch.
 
-    def update(self, batch: Array) -> None:
-        """See one more batch."""
-
-    def merge(self, other: Self) -> None:
-        """See all that another one of the same kind has seen."""
-
-
-class ChannelSquares:
-    """Sums of squares by channel, in float64.
-
-    Args:
-        axis: The axis of channels, negative where it counts from the end.
-
-    Attributes:
-        count: How many elements of each channel were seen.
+    The `repr` of one that has seen nothing says what it computes, parameters included: statistics
+    that say the same are interchangeable.
     """
-
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
-        self.count = 0
-        self._sums: npt.NDArray[np.float64] | None = None
 
     def update(self, batch: Array) -> None:
         """See one more batch.
 
         Raises:
-            ValueError: It has no such axis, or another number of channels.
+            NotANumberError: It holds NaN.
         """
-        if not -batch.ndim <= self.axis < batch.ndim:
-            raise ValueError(f"no axis {self.axis} in shape {batch.shape}")
-        axis = self.axis % batch.ndim
-        others = tuple(other for other in range(batch.ndim) if other != axis)
-        sums = np.add.reduce(np.square(batch, dtype=np.float64), axis=others)
-        self._add(np.atleast_1d(sums), batch.size // max(1, batch.shape[axis]))
 
     def merge(self, other: Self) -> None:
-        """See all that another one has seen.
+        """See all that another one of the same kind has seen."""
 
-        Raises:
-            ValueError: It counts channels along another axis, or another number of them.
-        """
-        if other.axis != self.axis:
-            raise ValueError(f"axis {other.axis} does not merge into axis {self.axis}")
-        if other._sums is not None:
-            self._add(other._sums, other.count)
+    def state(self) -> State:
+        """Return all that was seen, as plain arrays that `restore` takes."""
 
-    def _add(self, sums: npt.NDArray[np.float64], count: int) -> None:
-        if self._sums is None:
-            self._sums = np.zeros_like(sums)
-        if self._sums.shape != sums.shape:
-            raise ValueError(f"{sums.size} channels after {self._sums.size}")
-        self._sums += sums
-        self.count += count
+    def restore(self, state: State) -> None:
+        """Replace what was seen by the state of another one of the same kind."""
 
-    @property
-    def sums(self) -> npt.NDArray[np.float64]:
-        """The sum of squares of each channel.
 
-        Raises:
-            ValueError: Nothing was seen.
-        """
-        if self._sums is None:
-            raise ValueError("no batch was seen")
-        return self._sums
+@runtime_checkable
+class ExtentStatistic(Statistic, Protocol):
+    """A statistic to which the smallest and the largest number of a batch say all."""
 
-    @property
-    def norms(self) -> npt.NDArray[np.float64]:
-        """The L2 norm of each channel over all that was seen."""
-        return np.sqrt(self.sums)
+    def update_extent(self, low: float, high: float) -> None:
+        """See one more batch by its extent: finite numbers, none of them a sentinel."""

@@ -1,0 +1,165 @@
+"""A histogram of fixed size whose range grows, and whose counts do not depend on how it grew."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import numpy as np
+
+from graphopt.calibration.sentinels import blocks
+from graphopt.calibration.statistics import Array, State
+
+_FINEST = -126
+"""The exponent of the finest width: below it float32 has no normal numbers."""
+
+
+class Histogram:
+    """Counts of numbers in bins of width 2^e around zero.
+
+    Bin k > 0 is [k, k + 1) * 2^e, bin -k its mirror image, and bin 0 is (-1, 1) * 2^e, twice as
+    wide. The exponent e is the smallest one for which the extent of all numbers seen and of 0 spans
+    at most `bins` bins. When it grows by one, bins 2k and 2k + 1 become bin k exactly; and as it
+    depends on the extent alone, so do the counts: they are the same however the data is split
+    into batches, and in whatever order parts are merged.
+
+    Args:
+        bins: The most bins from the smallest to the largest number, bin 0 included.
+
+    Attributes:
+        low: The smallest number; inf before any was seen.
+        high: The largest number; -inf before any was seen.
+        masked: How many sentinels were seen.
+        exponent: The e of the width.
+    """
+
+    def __init__(self, bins: int = 2048) -> None:
+        if bins < 2:
+            raise ValueError(f"{bins} bins are too few")
+        self.bins = bins
+        self.low, self.high, self.masked = math.inf, -math.inf, 0
+        self.exponent = _FINEST
+        # Bin k is at bins - 1 + k.
+        self._counts = np.zeros(2 * bins - 1, np.int64)
+
+    def __repr__(self) -> str:
+        return f"Histogram({self.bins})"
+
+    @property
+    def width(self) -> float:
+        """The width of a bin."""
+        return math.ldexp(1.0, self.exponent)
+
+    @property
+    def count(self) -> int:
+        """How many numbers were seen, sentinels not counted."""
+        return int(self._counts.sum())
+
+    def occupied(self) -> tuple[int, Array]:
+        """Return the first bin k, and the counts from there to the last: of what was seen and 0."""
+        first, last = self._bin(min(self.low, 0.0)), self._bin(max(self.high, 0.0))
+        start = self.bins - 1 + first
+        return first, self._counts[start : start + last - first + 1]
+
+    def magnitudes(self) -> Array:
+        """Return counts of magnitudes: of bin 0, then of each bin with its mirror image."""
+        first, counts = self.occupied()
+        zero = -first
+        found = np.zeros(max(zero, counts.size - 1 - zero) + 1, counts.dtype)
+        found[: counts.size - zero] += counts[zero:]
+        found[1 : zero + 1] += counts[:zero][::-1]
+        return found
+
+    def update(self, batch: Array) -> None:
+        """See one more batch."""
+        room = np.empty(0)
+        index = np.empty(0, np.intp)
+        for block, low, high, masked in blocks(batch):
+            self.masked += masked
+            if not block.size:
+                continue
+            self._include(low, high)
+            first = self._bin(low)
+            if room.size < block.size or room.dtype != block.dtype:
+                room, index = np.empty_like(block), np.empty(block.size, np.intp)
+            self._add(block, first, room[: block.size], index[: block.size])
+
+    def _add(self, block: Array, first: int, room: Array, index: Array) -> None:
+        # Powers of two scale exactly; what underflows to zero belongs to bin 0.
+        np.multiply(block, block.dtype.type(math.ldexp(1.0, -self.exponent)), out=room)
+        np.trunc(room, out=room)
+        np.subtract(room, block.dtype.type(first), out=room)
+        np.copyto(index, room, casting="unsafe")
+        counts = np.bincount(index)
+        start = self.bins - 1 + first
+        self._counts[start : start + counts.size] += counts
+
+    def merge(self, other: Self) -> None:
+        """See all that another one has seen.
+
+        Raises:
+            ValueError: It has another number of bins.
+        """
+        if other.bins != self.bins:
+            raise ValueError(f"{other.bins} bins do not merge into {self.bins}")
+        self.masked += other.masked
+        if other.low > other.high:
+            return
+        self._include(other.low, other.high)
+        self._counts += _coarser(other._counts, self.exponent - other.exponent)
+
+    def _include(self, low: float, high: float) -> None:
+        if self.low <= low and high <= self.high:
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        exponent = max(self.exponent, self._guess())
+        bottom, top = min(self.low, 0.0), max(self.high, 0.0)
+        while _bin(top, exponent) - _bin(bottom, exponent) >= self.bins:
+            exponent += 1
+        if exponent > self.exponent:
+            self._counts = _coarser(self._counts, exponent - self.exponent)
+            self.exponent = exponent
+
+    def _guess(self) -> int:
+        """An exponent that is not above the one wanted, and not far below it."""
+        _, exponent = math.frexp(max(self.high, -self.low))
+        return exponent - self.bins.bit_length() - 2
+
+    def _bin(self, number: float) -> int:
+        return _bin(number, self.exponent)
+
+    def state(self) -> State:
+        """Return all that was seen."""
+        first, counts = self.occupied()
+        return {
+            "extent": np.array([self.low, self.high]),
+            "integers": np.array([self.masked, self.exponent, first]),
+            "counts": counts.copy(),
+        }
+
+    def restore(self, state: State) -> None:
+        """Replace what was seen."""
+        self.low, self.high = (float(end) for end in state["extent"])
+        self.masked, self.exponent, first = (int(number) for number in state["integers"])
+        self._counts = np.zeros_like(self._counts)
+        counts = state["counts"]
+        start = self.bins - 1 + first
+        if start < 0 or start + counts.size > self._counts.size:
+            raise ValueError("counts outside of the bins")
+        self._counts[start : start + counts.size] = counts
+
+
+def _bin(number: float, exponent: int) -> int:
+    return math.trunc(math.ldexp(number, -exponent))
+
+
+def _coarser(counts: Array, doublings: int) -> Array:
+    """Return counts in bins 2^doublings times as wide; the middle one is bin 0."""
+    if doublings == 0:
+        return counts
+    half = counts.size // 2
+    wide = np.zeros_like(counts)
+    bins = np.arange(-half, half + 1)
+    merged = np.sign(bins) * (np.abs(bins) >> min(doublings, 62))
+    np.add.at(wide, merged + half, counts)
+    return wide
