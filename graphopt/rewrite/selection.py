@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from fnmatch import fnmatchcase
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Collection
 
 import onnx_ir as ir
 
@@ -55,5 +57,24 @@ def _stored(value: ir.Value) -> bool:
 
 
 def _matches(names: list[str], globs: Globs) -> bool:
-    patterns = (globs,) if isinstance(globs, str) else globs
-    return any(fnmatchcase(name, glob) for glob in patterns for name in names)
+    matches = _matcher((globs,) if isinstance(globs, str) else tuple(globs))
+    return any(matches(name) for name in names)
+
+
+@functools.lru_cache(maxsize=64)
+def _matcher(globs: tuple[str, ...]) -> Callable[[str], bool]:
+    """Thousands of globs may be `exactly` one layer each: those are looked up, not tried."""
+    exact = {found for glob in globs if (found := _only_name(glob)) is not None}
+    rest = [fnmatch.translate(glob) for glob in globs if _only_name(glob) is None]
+    pattern = re.compile("|".join(rest)) if rest else None
+    return lambda name: name in exact or (pattern is not None and pattern.match(name) is not None)
+
+
+def _only_name(glob: str) -> str | None:
+    """Return the one name that a glob matches; None: it may match several."""
+    literal = _ESCAPED.sub("", glob)
+    return None if _SPECIAL.search(literal) else _ESCAPED.sub(lambda found: found[1], glob)
+
+
+_ESCAPED = re.compile(r"\[([*?[])\]")
+_SPECIAL = re.compile(r"[*?[]")
