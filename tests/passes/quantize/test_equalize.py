@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from graphopt.errors import GraphoptError
+from graphopt.model import load
+from graphopt.pipeline.contract import Context, Declined, Rewrite
+from graphopt.runtime.compare import compare
+from graphopt.runtime.feeds import Feeds
+from passes.cleanup import Cleanup
+from passes.quantize.equalize import Equalize
+
+ROOT = Path(__file__).resolve().parents[3]
+Array = npt.NDArray[Any]
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+def model_of(text: str, weights: dict[str, Array] | None = None, *, seed: int = 0) -> ir.Model:
+    """Parse a graph; inputs other than `x` become weights, uneven by channel."""
+    proto = onnx.parser.parse_model(text if text.lstrip().startswith("<") else HEADER + text)
+    rng = np.random.default_rng(seed)
+    kept = []
+    for value in proto.graph.input:
+        if value.name.startswith("x"):
+            kept.append(value)
+            continue
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        drawn = rng.standard_normal(shape)
+        for axis in range(len(shape)):
+            uneven = np.exp(1.5 * rng.standard_normal(shape[axis]))
+            drawn *= uneven.reshape([-1 if a == axis else 1 for a in range(len(shape))])
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        array = (weights or {}).get(value.name, drawn).astype(dtype)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+    onnx.checker.check_model(proto, full_check=True)
+    return ir.from_proto(proto)
+
+
+def apply(model: ir.Model, **parameters: Any) -> tuple[list[Rewrite], dict[str, str]]:
+    rewrites, declined = [], {}
+    for step in Equalize(**parameters).rewrites(model, Context()):
+        if isinstance(step, Rewrite):
+            step.apply()
+            rewrites.append(step)
+        elif isinstance(step, Declined):
+            declined[step.at] = step.why
+    return rewrites, declined
+
+
+def feeds_of(model: ir.Model, count: int = 8) -> Feeds:
+    rng = np.random.default_rng(1)
+    arrays = {}
+    for value in model.graph.inputs:
+        assert value.name is not None
+        assert value.shape is not None
+        sizes = [int(size) if isinstance(size, int) else count for size in value.shape]
+        sizes[0] = count
+        arrays[value.name] = rng.standard_normal(sizes).astype(value.dtype.numpy())  # type: ignore[union-attr] # tensors
+    return Feeds(arrays)
+
+
+def check(text: str, scaled: int, weights: dict[str, Array] | None = None, **said: Any) -> ir.Model:
+    """Assert how many sets of channels were scaled, and that the outputs are equal."""
+    before, after = model_of(text, weights), model_of(text, weights)
+    rewrites, _ = apply(after, **said)
+    assert len(rewrites) == scaled
+    onnx.checker.check_model(ir.to_proto(after), full_check=True)
+    for error in compare(before, after, feeds_of(before)):
+        assert error.equal, error
+        assert error.sqnr_db > 100
+    return after
+
+
+def array(model: ir.Model, name: str) -> Array:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None
+    return tensor.numpy()
+
+
+def widths(weight: Array, axis: int) -> Array:
+    others = tuple(a for a in range(weight.ndim) if a != axis)
+    return np.asarray(np.abs(weight).max(axis=others))
+
+
+PAIR = """
+agraph (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] b1, float[4,6,3,3] w2) => (float[N,4,4,4] y) {
+  c = Conv(x, w1, b1)
+  r = Relu(c)
+  y = Conv(r, w2)
+}
+"""
+
+
+def test_both_sides_of_a_pair_become_equally_wide() -> None:
+    before, after = model_of(PAIR), check(PAIR, 1)
+    first, second = array(after, "w1"), array(after, "w2")
+    np.testing.assert_allclose(widths(first, 0), widths(second, 1), rtol=1e-5)
+    expected = np.sqrt(widths(array(before, "w1"), 0) * widths(array(before, "w2"), 1))
+    np.testing.assert_allclose(widths(first, 0), expected, rtol=1e-5)
+    scale = widths(array(before, "w1"), 0) / widths(first, 0)
+    np.testing.assert_allclose(array(after, "b1") * scale, array(before, "b1"), rtol=1e-5)
+
+
+def test_again_changes_nothing() -> None:
+    model = check(PAIR, 1)
+    rewrites, _ = apply(model)
+    assert not rewrites
+
+
+def test_powers_of_two_round_no_weight() -> None:
+    before, after = model_of(PAIR), check(PAIR, 1, powers_of_two=True)
+    ratio = array(after, "w1") / array(before, "w1")
+    assert (np.exp2(np.rint(np.log2(ratio))) == ratio).all()
+    assert len(np.unique(ratio)) > 1
+
+
+def test_zero_channels_stay() -> None:
+    w1 = np.random.default_rng(3).standard_normal((6, 3, 3, 3))
+    w2 = np.random.default_rng(4).standard_normal((4, 6, 3, 3))
+    w1[2] = 0
+    w2[:, 4] = 0
+    model = check(PAIR, 1, {"w1": w1, "w2": w2})
+    np.testing.assert_array_equal(array(model, "w1")[4], w1[4].astype(np.float32))
+    np.testing.assert_array_equal(array(model, "w2")[:, 2], w2[:, 2].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "LeakyRelu <alpha = 0.2> (c)",
+        "PRelu(c, slope)",
+        "Identity(c)",
+        "Clip(c, zero)",
+        "MaxPool <kernel_shape = [1, 1]> (c)",
+        "AveragePool <kernel_shape = [1, 1]> (c)",
+        "LpPool <kernel_shape = [1, 1]> (c)",
+        "Pad(c, pads)",
+        "Max(c, zero)",
+        "Mul(c, slope)",
+        "Abs(c)",
+        "Dropout(c)",
+    ],
+)
+def test_homogeneous_operators_pass_scales_on(between: str) -> None:
+    check(
+        f"""
+        agraph (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] b1, float[6,1,1] slope,
+                float[4,6,3,3] w2) => (float[N,4,4,4] y)
+        <float zero = {{0.0}}, int64[8] pads = {{0,0,0,0,0,0,0,0}}> {{
+          c = Conv(x, w1, b1)
+          r = {between}
+          y = Conv(r, w2)
+        }}
+        """,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("between", "why"),
+    [
+        ("Clip(c, zero, six)", "bounds 0 and 6"),
+        ("Sigmoid(c)", "Sigmoid"),
+        ("HardSwish(c)", "HardSwish"),
+        ("Pad(c, pads, six)", "fills in a constant"),
+        ("Mul(c, c)", "multiplies two activations"),
+        ("BatchNormalization(c, b1, b1, b1, v1)", "cleanup folds it"),
+        ("Softmax(c)", "Softmax"),
+    ],
+)
+def test_other_operators_keep_channels(between: str, why: str) -> None:
+    model = model_of(
+        f"""
+        agraph (float[N,3,8,8] x, float[6,3,3,3] w1, float[6] b1, float[6] v1,
+                float[4,6,3,3] w2) => (float[N,4,4,4] y)
+        <float zero = {{0.0}}, float six = {{6.0}}, int64[8] pads = {{0,0,1,1,0,0,0,0}}> {{
+          c = Conv(x, w1)
+          r = {between}
+          y = Conv <strides = [1, 1]> (r, w2)
+        }}
+        """.replace("float[N,4,4,4] y", "float[N,4,P,Q] y")
+    )
+    before = array(model, "w1").copy()
+    rewrites, declined = apply(model)
+    assert not rewrites
+    assert why in declined["c"]
+    np.testing.assert_array_equal(array(model, "w1"), before)
+
+
+def test_depthwise_triples_are_taken_in_turns() -> None:
+    model = check(
+        """
+        agraph (float[N,3,8,8] x, float[6,3,1,1] w1, float[6] b1, float[6,1,3,3] wd, float[6] bd,
+                float[5,6,1,1] w2, float[5] b2) => (float[N,5,6,6] y) {
+          a = Conv(x, w1, b1)
+          b = Relu(a)
+          c = Conv <group = 6> (b, wd, bd)
+          d = Relu(c)
+          y = Conv(d, w2, b2)
+        }
+        """,
+        2,
+    )
+    width = widths(array(model, "wd"), 0)
+    np.testing.assert_allclose(widths(array(model, "w1"), 0), width, rtol=1e-2)
+    np.testing.assert_allclose(widths(array(model, "w2"), 1), width, rtol=1e-2)
+
+
+def test_groups_and_transposed_convolutions() -> None:
+    check(
+        """
+        agraph (float[N,4,8,8] x, float[6,2,3,3] w1, float[6] b1, float[6,2,3,3] w2, float[4] b2,
+                float[8,2,1,1] w3, float[8] b3, float[8,3,2,2] w4, float[5,6,1,1] w5)
+              => (float[N,5,P,Q] y) {
+          a = Conv <group = 2> (x, w1, b1)
+          b = Relu(a)
+          c = ConvTranspose <group = 2> (b, w2, b2)
+          d = LeakyRelu(c)
+          e = Conv <group = 2> (d, w3, b3)
+          f = Relu(e)
+          g = ConvTranspose <group = 2> (f, w4)
+          y = Conv(g, w5)
+        }
+        """,
+        4,
+    )
+
+
+def test_flatten_and_gemm_follow_channels() -> None:
+    check(
+        """
+        agraph (float[N,3,4,4] x, float[6,3,3,3] w1, float[6] b1, float[24,7] w2, float[7] b2,
+                float[5,7] w3, float[5] b3) => (float[N,5] y) {
+          a = Conv(x, w1, b1)
+          b = Relu(a)
+          c = Flatten(b)
+          d = Gemm <alpha = 0.5, beta = 2.0> (c, w2, b2)
+          e = Relu(d)
+          y = Gemm <transB = 1> (e, w3, b3)
+        }
+        """,
+        2,
+    )
+
+
+def test_global_pools_squeeze_and_means() -> None:
+    check(
+        """
+        agraph (float[N,3,4,4] x, float[6,3,3,3] w1, float[6,5] w2, float[6,7] w3)
+              => (float[N,5] y, float[N,7] z) <int64[2] axes = {2, 3}> {
+          a = Conv(x, w1)
+          b = GlobalAveragePool(a)
+          c = Squeeze(b, axes)
+          y = MatMul(c, w2)
+          d = ReduceMean <axes = [2, 3], keepdims = 0> (a)
+          z = MatMul(d, w3)
+        }
+        """,
+        1,
+    )
+
+
+def test_residuals_are_scaled_as_one() -> None:
+    after = check(
+        """
+        agraph (float[N,3,8,8] x, float[6,3,1,1] w0, float[6,6,1,1] w1, float[6] b1,
+                float[6,6,1,1] w2, float[1,6,1,1] shift, float[4,6,1,1] w3) => (float[N,4,8,8] y) {
+          a = Conv(x, w0)
+          b = Conv(a, w1, b1)
+          c = Relu(b)
+          d = Conv(c, w2)
+          e = Add(a, d)
+          s = Add(e, shift)
+          f = Relu(s)
+          y = Conv(f, w3)
+        }
+        """,
+        2,
+    )
+    written = np.maximum(widths(array(after, "w0"), 0), widths(array(after, "w2"), 0))
+    read = np.maximum(widths(array(after, "w1"), 1), widths(array(after, "w3"), 1))
+    np.testing.assert_allclose(written, read, rtol=1e-2)
+
+
+def test_a_residual_that_leaves_the_model_is_declined() -> None:
+    model = model_of(
+        """
+        agraph (float[N,6,8,8] x, float[6,6,1,1] w1, float[6,6,1,1] w2) => (float[N,6,8,8] y) {
+          a = Conv(x, w1)
+          b = Add(a, x)
+          y = Conv(b, w2)
+        }
+        """
+    )
+    rewrites, declined = apply(model)
+    assert not rewrites
+    assert "'x' is an input of the graph" in declined["a"]
+
+
+def test_concat_and_split_scale_their_own_part() -> None:
+    check(
+        """
+        agraph (float[N,3,8,8] x, float[4,3,1,1] w1, float[2,3,1,1] w2, float[5,6,1,1] w3,
+                float[6,5,1,1] w4, float[2,3,1,1] w5) => (float[N,2,8,8] y, float[N,3,8,8] z) {
+          a = Conv(x, w1)
+          b = Conv(x, w2)
+          c = Concat <axis = 1> (a, b)
+          d = Relu(c)
+          e = Conv(d, w3)
+          f = Conv(e, w4)
+          g, z = Split <axis = 1> (f)
+          y = Conv(g, w5)
+        }
+        """,
+        3,
+    )
+
+
+def test_channels_are_shuffled() -> None:
+    check(
+        """
+        agraph (float[N,3,8,8] x, float[6,3,1,1] w1, float[6,1,3,3] w2, float[4,6,1,1] w3)
+              => (float[N,4,6,6] y)
+        <int64[5] five = {0, 2, 3, 8, 8}, int64[4] four = {0, 6, 8, 8}> {
+          a = Conv(x, w1)
+          b = Reshape(a, five)
+          c = Transpose <perm = [0, 2, 1, 3, 4]> (b)
+          d = Reshape(c, four)
+          e = Conv <group = 6> (d, w2)
+          y = Conv(e, w3)
+        }
+        """,
+        2,
+    )
+
+
+def test_the_value_side_of_attention_is_followed() -> None:
+    check(
+        """
+        agraph (float[N,5,8] x, float[8,8] wq, float[8,8] wk, float[8,8] wv, float[8] bv,
+                float[8,8] wo) => (float[N,5,8] y)
+        <int64[4] split = {0, 0, 2, 4}, int64[3] join = {0, 0, 8}> {
+          q0 = MatMul(x, wq)
+          k0 = MatMul(x, wk)
+          v1 = MatMul(x, wv)
+          v0 = Add(v1, bv)
+          q1 = Reshape(q0, split)
+          k1 = Reshape(k0, split)
+          v2 = Reshape(v0, split)
+          q = Transpose <perm = [0, 2, 1, 3]> (q1)
+          k = Transpose <perm = [0, 2, 3, 1]> (k1)
+          v = Transpose <perm = [0, 2, 1, 3]> (v2)
+          s = MatMul(q, k)
+          p = Softmax(s)
+          o1 = MatMul(p, v)
+          o2 = Transpose <perm = [0, 2, 1, 3]> (o1)
+          o3 = Reshape(o2, join)
+          y = MatMul(o3, wo)
+        }
+        """,
+        1,
+    )
+
+
+def test_shared_weights_are_scaled_once_or_not_at_all() -> None:
+    text = """
+        agraph (float[N,6] x, float[6,6] w, float[6,4] v) => (float[N,4] y) {
+          a = MatMul(x, w)
+          b = Relu(a)
+          c = MatMul(b, w)
+          d = Relu(c)
+          y = MatMul(d, v)
+        }
+    """
+    _, declined = apply(model_of(text))
+    assert "w is" in declined["a"]
+    check(text, 0)
+    check(
+        """
+        agraph (float[N,6] x, float[6,6] w, float[6,4] v) => (float[N,4] y) {
+          e = Exp(x)
+          a = MatMul(x, w)
+          b = MatMul(e, w)
+          c = Max(a, b)
+          y = MatMul(c, v)
+        }
+        """,
+        1,
+    )
+
+
+def test_bodies_are_covered() -> None:
+    model = check(
+        """
+        agraph (float[N,6] x, float[6,6] w, float[6,4] v) => (float[N,4] y) {
+          s = ReduceSum <keepdims = 0> (x)
+          zero = Constant <value_float = 0.0> ()
+          c = Less(s, zero)
+          y = If (c) <
+            then_branch = then () => (float[N,4] t) {
+              a = MatMul(x, w) b = Relu(a) t = MatMul(b, v) },
+            else_branch = other () => (float[N,4] e) {
+              k = Constant <value = float[6,4] {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7,8,9,1,2,3,4,5,6}> ()
+              e = MatMul(x, k) }
+          >
+        }
+        """,
+        1,
+    )
+    assert model.graph.initializers
+
+
+def test_selection_and_parameters() -> None:
+    model = model_of(PAIR)
+    assert not apply(model, exclude="w1")[0]
+    assert not apply(model, op_types="Gemm")[0]
+    assert apply(model, include="c")[0]
+    with pytest.raises(GraphoptError, match="iterations"):
+        Equalize(iterations=0)
+
+
+def test_half_precision_stays_in_range() -> None:
+    weights = {"w1": np.full((6, 3, 3, 3), 6e4), "w2": np.full((4, 6, 3, 3), 1e-4)}
+    model = model_of(PAIR.replace("float[", "float16["), weights)
+    before = array(model, "w2").astype(np.float64)
+    apply(model)
+    assert np.isfinite(array(model, "w1").astype(np.float64)).all()
+    assert (array(model, "w2").astype(np.float64) >= before).all()
+
+
+_STEPS = ("Relu", "LeakyRelu", "Abs", "Identity", "MaxPool", "Transpose", "Residual", "Depthwise")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(_STEPS), min_size=1, max_size=7), st.integers(0, 99))
+def test_random_chains_stay_equal(steps: list[str], seed: int) -> None:
+    declared, nodes, last, kept = ["float[6,3,1,1] w0"], ["v0 = Conv(x, w0)"], "v0", "v0"
+    for place, step in enumerate(steps, 1):
+        value = f"v{place}"
+        if step == "MaxPool":
+            nodes.append(f"{value} = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> ({last})")
+        elif step == "Transpose":
+            nodes.append(f"{value} = Transpose <perm = [0, 1, 3, 2]> ({last})")
+        elif step == "Residual":
+            nodes.append(f"{value} = Add({last}, {kept})")
+        elif step == "Depthwise":
+            declared += [f"float[6,1,1,1] w{place}", f"float[6] b{place}"]
+            nodes.append(f"{value} = Conv <group = 6> ({last}, w{place}, b{place})")
+            kept = value
+        else:
+            nodes.append(f"{value} = {step}({last})")
+        last = value
+    text = (
+        f"agraph (float[N,3,5,5] x, {', '.join(declared)}, float[4,6,1,1] wl)"
+        f" => (float[N,4,5,5] y) {{ {' '.join(nodes)} y = Conv({last}, wl) }}"
+    )
+    before, after = model_of(text, seed=seed), model_of(text, seed=seed)
+    apply(after)
+    for error in compare(before, after, feeds_of(before)):
+        assert error.equal, error
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_mlp", "digits_resnet", "digits_separable"])
+def test_fixtures_stay_equal(name: str) -> None:
+    before, after = (load(ROOT / "fixtures" / f"{name}.onnx") for _ in range(2))
+    for step in Cleanup().rewrites(after, Context()):
+        if isinstance(step, Rewrite):
+            step.apply()
+    rewrites, _ = apply(after)
+    assert rewrites
+    with np.load(ROOT / "fixtures" / "digits_test.npz") as data:
+        feeds = Feeds({key: data[key][:200] for key in data.files if key != "labels"})
+    for error in compare(before, after, feeds):
+        assert error.equal, error
