@@ -1,0 +1,360 @@
+"""QuantizeLinear and DequantizeLinear put into a graph, one layer at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.rewrite import uses
+from graphopt.rewrite.constants import add_initializer, array, is_op
+from graphopt.rewrite.grid import Array, Grid, limits
+from graphopt.rewrite.names import Names
+from passes.quantize.static.grids import bias_grid, bias_of, covers_only
+from passes.quantize.static.layers import Layer, bounds, dequantizes, stored_integers
+from passes.quantize.static.plan import Planned
+from passes.quantize.targets.rules import Kind, Target
+
+Reader = tuple[ir.Node, int]
+"""A node and which of its inputs."""
+
+
+@dataclass
+class Quantized:
+    """A value as integers.
+
+    Args:
+        integers: What QuantizeLinear, or an operator on integers, gives.
+        real: What DequantizeLinear gives back.
+        scale: The input of both.
+        zero_point: The input of both, likewise; None: 0.
+    """
+
+    integers: ir.Value
+    real: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grids of a model.
+
+    Args:
+        activations: By value.
+        weights: By value.
+    """
+
+    activations: Mapping[ir.Value, Grid]
+    weights: Mapping[ir.Value, Grid]
+
+
+class Insertion:
+    """Puts layers on integers, in the order of the graph; any number of them leaves a sound model.
+
+    Args:
+        model: The model that is edited.
+        grids: Its grids.
+        target: What must be written how.
+    """
+
+    def __init__(self, model: ir.Model, grids: Grids, target: Target) -> None:
+        self._names, self._grids, self._target = Names.of(model), grids, target
+        self._quantized: dict[tuple[ir.Value, ir.Graph], Quantized] = {}
+        self._parameters: dict[tuple[int, ir.Graph], tuple[ir.Value, ir.Value | None]] = {}
+        self._integers: dict[tuple[ir.Value, int], ir.Value] = {}
+        self._weights: dict[tuple[ir.Value, int, ir.Graph], ir.Value] = {}
+        # Layers are planned on values that earlier edits may have replaced.
+        self._inputs: dict[ir.Node, tuple[ir.Value | None, ...]] = {}
+
+    def watch(self, planned: Planned) -> None:
+        """Remember what a layer reads, before anything is edited."""
+        self._inputs[planned.layer.node] = tuple(planned.layer.node.inputs)
+
+    def quantize(self, planned: Planned) -> None:
+        """Let one layer read and write integers."""
+        layer = planned.layer
+        if layer.rule.integers or layer.rule.kind == Kind.CLAMP:
+            self._on_integers(layer)
+            return
+        for index in layer.activations:
+            self._read_real(layer, index)
+        for index in layer.constants:
+            self._constant(layer, index)
+        if layer.rule.kind == Kind.COMPUTE:
+            self._weigh(layer)
+        for output in planned.integer_outputs:
+            if not _is_quantized(output):
+                self._leave(output, layer)
+
+    def _graph(self, layer: Layer) -> ir.Graph:
+        return layer.scope.graph
+
+    def _read_real(self, layer: Layer, index: int) -> None:
+        value = self._inputs[layer.node][index]
+        assert value is not None
+        if not dequantizes(value):
+            real = self._entered(value, layer).real
+            layer.node.replace_input_with(index, real)
+
+    def _entered(self, value: ir.Value, layer: Layer) -> Quantized:
+        """Return a value as integers; one that no layer has left as such is quantized here."""
+        producer = value.producer()
+        home = value.graph if producer is None else producer.graph
+        for graph in (self._graph(layer), home):
+            if graph is not None and (found := self._quantized.get((value, graph))) is not None:
+                return self._revived(found)
+        grid = self._grids.activations[value]
+        found = self._pair(value, grid, self._graph(layer), before=layer.node)
+        self._quantized[value, self._graph(layer)] = found
+        return found
+
+    def _revived(self, found: Quantized) -> Quantized:
+        """Return it with a DequantizeLinear, which may have been dropped when nobody read it."""
+        if found.real.producer() is None or found.real.producer().graph is None:  # type: ignore[union-attr] # checked
+            source = found.integers.producer()
+            assert source is not None
+            assert source.graph is not None
+            node = self._dequantize(found.integers, found.scale, found.zero_point, found.real.name)
+            source.graph.insert_after(source, node)
+            found.real = node.outputs[0]
+        return found
+
+    def _pair(
+        self, value: ir.Value, grid: Grid, graph: ir.Graph, before: ir.Node | None = None
+    ) -> Quantized:
+        scale, zero_point = self._grid(grid, graph, value.name or "value")
+        integers = self._names.fresh(f"{value.name}_quantized")
+        given = [value, scale] if zero_point is None else [value, scale, zero_point]
+        quantize = ir.Node("", "QuantizeLinear", given, name=f"{integers}_node")
+        _name(quantize, integers, grid.dtype, value.shape)
+        real = self._names.fresh(f"{value.name}_dequantized")
+        dequantize = self._dequantize(quantize.outputs[0], scale, zero_point, real)
+        dequantize.outputs[0].shape = value.shape
+        if before is not None:
+            graph.insert_before(before, [quantize, dequantize])
+        else:
+            producer = value.producer()
+            assert producer is not None
+            graph.insert_after(producer, [quantize, dequantize])
+        return Quantized(quantize.outputs[0], dequantize.outputs[0], scale, zero_point)
+
+    def _dequantize(
+        self, integers: ir.Value, scale: ir.Value, zero_point: ir.Value | None, name: str | None
+    ) -> ir.Node:
+        given = [integers, scale] if zero_point is None else [integers, scale, zero_point]
+        node = ir.Node("", "DequantizeLinear", given, name=f"{name}_node")
+        _name(node, name, scale.dtype or ir.DataType.FLOAT, integers.shape)
+        return node
+
+    def _leave(self, output: ir.Value, layer: Layer) -> None:
+        """Quantize what a layer gives, once, for everything that reads it."""
+        grid = self._grids.activations[output]
+        clamp = layer.clamp
+        source = output
+        if clamp is not None and not self._target.clamps and not covers_only(grid, clamp):
+            source = layer.node.outputs[0]
+        readers = [(use.node, use.idx) for use in output.uses()]
+        pair = self._pair(source, grid, self._graph(layer))
+        if source is not output:
+            assert clamp is not None
+            pair = self._clamped(pair, clamp, grid, self._graph(layer))
+        self._quantized[output, self._graph(layer)] = pair
+        self._hand_over(output, pair, readers)
+        if source is not output and clamp is not None:
+            uses.remove(clamp)
+
+    def _hand_over(self, output: ir.Value, pair: Quantized, readers: list[Reader]) -> None:
+        for node, index in readers:
+            if is_op(node, "Shape", "Size"):
+                node.replace_input_with(index, pair.integers)
+            else:
+                node.replace_input_with(index, pair.real)
+        if output.is_graph_output():
+            name = output.name
+            quantizer_reads = [(use.node, use.idx) for use in output.uses()]
+            uses.replace(output, pair.real)
+            for node, index in quantizer_reads:
+                node.replace_input_with(index, output)
+            output.name = self._names.fresh(f"{name}_float")
+        real = pair.real.producer()
+        if real is not None and uses.is_unused(pair.real):
+            uses.remove(real)
+
+    def _clamped(self, pair: Quantized, clamp: ir.Node, grid: Grid, graph: ir.Graph) -> Quantized:
+        """Limit integers behind a QuantizeLinear as a clamp limits what they stand for."""
+        real = pair.real.producer()
+        assert real is not None
+        node = self._integer_clip(pair.integers, clamp, grid, graph)
+        graph.insert_before(real, node)
+        real.replace_input_with(0, node.outputs[0])
+        return Quantized(node.outputs[0], pair.real, pair.scale, pair.zero_point)
+
+    def _integer_clip(
+        self, integers: ir.Value, clamp: ir.Node, grid: Grid, graph: ir.Graph
+    ) -> ir.Node:
+        limit = bounds(clamp)
+        assert limit is not None
+        inputs: list[ir.Value | None] = [integers]
+        for end, bound in zip(limit, limits(grid.dtype), strict=True):
+            if np.isinf(end):
+                inputs.append(None)
+                continue
+            stored = grid.quantize(np.asarray(end, np.float32))
+            name = self._names.fresh(f"{clamp.name or integers.name}_bound")
+            inputs.append(add_initializer(graph, name, ir.Tensor(stored)))
+            del bound
+        while inputs[-1] is None:
+            inputs.pop()
+        node = ir.Node("", "Clip", inputs, name=clamp.name)
+        _name(node, self._names.fresh(f"{integers.name}_clipped"), grid.dtype, integers.shape)
+        return node
+
+    def _on_integers(self, layer: Layer) -> None:
+        """Let an operator that only passes numbers on work on the integers themselves."""
+        node, graph = layer.node, self._graph(layer)
+        inputs = self._inputs[node]
+        output = node.outputs[0]
+        grid = self._grids.activations[output]
+        readers = [(use.node, use.idx) for use in output.uses()]
+        value = inputs[layer.activations[0]]
+        assert value is not None
+        source = self._entered(value, layer)
+        if layer.rule.kind == Kind.CLAMP:
+            made = self._integer_clip(source.integers, node, grid, graph)
+        else:
+            made = self._moved(layer, source.integers, grid)
+        name = self._names.fresh(f"{output.name}_dequantized")
+        real = self._dequantize(made.outputs[0], source.scale, source.zero_point, name)
+        real.outputs[0].shape = output.shape
+        graph.insert_after(node, [made, real])
+        pair = Quantized(made.outputs[0], real.outputs[0], source.scale, source.zero_point)
+        self._quantized[output, graph] = pair
+        self._hand_over(output, pair, readers)
+        uses.remove(node)
+        if source.real.producer() is not None and uses.is_unused(source.real):
+            uses.remove_unread([source.real])
+
+    def _moved(self, layer: Layer, integers: ir.Value, grid: Grid) -> ir.Node:
+        node = layer.node
+        inputs: list[ir.Value | None] = [integers, *node.inputs[1:]]
+        if is_op(node, "Pad") and node.attributes.get_string("mode", "constant") == "constant":
+            filling = array(inputs[2]) if len(inputs) > 2 else None
+            number = np.zeros((), np.float32) if filling is None else filling.reshape(())
+            stored = ir.Tensor(grid.quantize(number.astype(np.float32)))
+            name = self._names.fresh(f"{node.outputs[0].name}_filling")
+            inputs[2:3] = [add_initializer(self._graph(layer), name, stored)]
+        made = ir.Node("", node.op_type, inputs, list(node.attributes.values()), name=node.name)
+        made.metadata_props.update(node.metadata_props)
+        name = self._names.fresh(f"{node.outputs[0].name}_quantized")
+        _name(made, name, grid.dtype, node.outputs[0].shape)
+        return made
+
+    def _constant(self, layer: Layer, index: int) -> None:
+        value = layer.node.inputs[index]
+        numbers = array(value)
+        assert value is not None
+        assert numbers is not None
+        if layer.keeps_scale:
+            grid = self._grids.activations[layer.outputs[0]]
+        else:
+            grid = self._grids.activations[value]
+        self._store(value, grid, layer, index)
+
+    def _weigh(self, layer: Layer) -> None:
+        if layer.weight is None:
+            return
+        value = self._inputs[layer.node][layer.weight]
+        assert value is not None
+        if stored_integers(value):
+            return
+        bias = bias_of(layer)
+        weight = self._grids.weights[value]
+        self._store(value, weight, layer, layer.weight)
+        index = layer.rule.bias
+        if bias is None or index is None or not self._target.quantized_bias:
+            return
+        scale = self._input_scale(layer)
+        grid = None if scale is None else bias_grid(bias, scale, weight)
+        held = layer.node.inputs[index]
+        if grid is not None and held is not None:
+            self._store(held, grid, layer, index)
+
+    def _input_scale(self, layer: Layer) -> Array | None:
+        value = self._inputs[layer.node][layer.activations[0]]
+        assert value is not None
+        grid = self._grids.activations.get(value)
+        if grid is not None:
+            scale: Array | None = grid.scale
+        else:
+            producer = value.producer()
+            scale = None if producer is None else array(producer.inputs[1])
+        if scale is None or scale.size != 1:
+            return None
+        factor = (
+            layer.node.attributes.get_float("alpha", 1.0) if layer.node.op_type == "Gemm" else 1
+        )
+        return np.asarray(scale.reshape(()) * np.float32(1.0 if factor is None else factor))
+
+    def _store(self, value: ir.Value, grid: Grid, layer: Layer, index: int) -> None:
+        """Let a layer read a constant from integers; the float one goes with its last reader."""
+        graph = self._graph(layer)
+        key = (value, id(grid), graph)
+        real = self._weights.get(key)
+        if real is None:
+            node = self._stored(value, grid, graph)
+            graph.insert_before(layer.node, node)
+            real = self._weights[key] = node.outputs[0]
+        layer.node.replace_input_with(index, real)
+        uses.remove_unread([value])
+
+    def _stored(self, value: ir.Value, grid: Grid, graph: ir.Graph) -> ir.Node:
+        numbers = array(value)
+        assert numbers is not None
+        name = value.name or "constant"
+        integers = self._integers.get((value, id(grid)))
+        if integers is None:
+            home = value.graph if value.is_initializer() and value.graph is not None else graph
+            stored = _tensor(grid.quantize(numbers), grid.dtype)
+            integers = add_initializer(home, self._names.fresh(f"{name}_quantized"), stored)
+            self._integers[value, id(grid)] = integers
+        scale, zero_point = self._grid(grid, graph, name)
+        node = self._dequantize(
+            integers, scale, zero_point, self._names.fresh(f"{name}_dequantized")
+        )
+        if grid.axis is not None:
+            node.attributes["axis"] = ir.AttrInt64("axis", grid.axis)
+        if grid.block_size:
+            node.attributes["block_size"] = ir.AttrInt64("block_size", grid.block_size)
+        return node
+
+    def _grid(self, grid: Grid, graph: ir.Graph, name: str) -> tuple[ir.Value, ir.Value | None]:
+        key = (id(grid), graph)
+        if key not in self._parameters:
+            scale = add_initializer(
+                graph, self._names.fresh(f"{name}_scale"), ir.Tensor(np.asarray(grid.scale))
+            )
+            zero = None
+            if grid.dtype != ir.DataType.INT32:
+                points = np.zeros(grid.scale.shape, np.int32)
+                points = points if grid.zero_point is None else grid.zero_point
+                tensor = _tensor(points.astype(grid.dtype.numpy()), grid.dtype)
+                zero = add_initializer(graph, self._names.fresh(f"{name}_zero_point"), tensor)
+            self._parameters[key] = (scale, zero)
+        return self._parameters[key]
+
+
+def _is_quantized(output: ir.Value) -> bool:
+    return any(is_op(use.node, "QuantizeLinear") for use in output.uses())
+
+
+def _tensor(stored: Array, dtype: ir.DataType) -> ir.TensorProtocol:
+    return ir.Tensor(np.ascontiguousarray(stored).reshape(stored.shape), dtype=dtype)
+
+
+def _name(node: ir.Node, name: str | None, dtype: ir.DataType, shape: ir.Shape | None) -> None:
+    node.outputs[0].name = name
+    node.outputs[0].type = ir.TensorType(dtype)
+    node.outputs[0].shape = shape
