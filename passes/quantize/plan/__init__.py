@@ -1,0 +1,105 @@
+"""What `quantize` does when it is told nothing: weigh the forms of each layer, and choose.
+
+Layers can be static, dynamic, stored in blocks, stored in integers and folded, or float (`forms`).
+The passes say which layer can be what (`survey`); models are made by them (`composition`), run and
+timed (`workbench`), and what is measured decides (`search`, `repair`). A plan that was saved is
+applied as it stands (`plan_file`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from graphopt.errors import GraphoptError
+from graphopt.pipeline.contract import Context, Declined, Finding, Rewrite
+from graphopt.pipeline.snapshot import snapshot
+from passes.quantize.plan.applying import applied
+from passes.quantize.plan.asked import asked, timed_on
+from passes.quantize.plan.composition import passes_for, survey_passes
+from passes.quantize.plan.forms import Layer, stored
+from passes.quantize.plan.plan_file import read_plan, write_plan
+from passes.quantize.plan.report import detailed, findings, notes
+from passes.quantize.plan.search import decide
+from passes.quantize.plan.survey import addresses, survey
+from passes.quantize.plan.trials import Decision, Log
+from passes.quantize.plan.workbench import Workbench
+
+if TYPE_CHECKING:
+    from passes.quantize.quantize import Quantize
+
+_REFERENCE = "quantize.reference"
+
+
+def rewrites(
+    quantize: Quantize, model: ir.Model, context: Context
+) -> Iterator[Rewrite | Declined | Finding]:
+    """Yield the rewrites that give each layer its form, and what was weighed for that.
+
+    Args:
+        quantize: With mode "auto".
+        model: Edited by the caller, who applies each rewrite before asking for the next.
+        context: The run.
+
+    Raises:
+        GraphoptError: The plan does not fit the model; a metric was asked for without labels.
+    """
+    if quantize.plan is not None:
+        forms = read_plan(Path(quantize.plan), addresses(model))
+        given = Decision("plan", forms, None, None, Log())
+        yield from _apply(quantize, given, model, context)
+        return
+    layers, declined = survey(
+        model, survey_passes(quantize, data=context.feeds is not None), context
+    )
+    yield from declined
+    decision = yield from _decision(quantize, model, layers, context)
+    if quantize.save_plan is not None:
+        write_plan(Path(quantize.save_plan), decision.forms, notes(layers, decision))
+    yield from findings(layers, decision)
+    yield from _apply(quantize, decision, model, context)
+
+
+def _decision(
+    quantize: Quantize, model: ir.Model, layers: tuple[Layer, ...], context: Context
+) -> Generator[Finding, None, Decision]:
+    if not layers:
+        return Decision("nothing to quantize", {}, None, None, Log())
+    try:
+        how = asked(quantize, model, context)
+    except GraphoptError as error:
+        if context.feeds is not None:
+            raise
+        yield Finding("data", f"nothing can be measured: {error}")
+        return Decision("folded", stored(layers), None, None, Log())
+    if how.made_up:
+        yield Finding("data", "no data: weighed on made-up inputs, with stricter bounds")
+    provider = timed_on(quantize.target, context.providers)
+    timing = quantize.keep == "faster" and provider is not None
+    if quantize.keep == "faster" and provider is None:
+        yield Finding("data", f"nothing is timed: {quantize.target} is not among the providers")
+    bench = Workbench(
+        model,
+        lambda forms: applied(model, [work for _, work in passes_for(quantize, forms)], context)[0],
+        how.feeds,
+        providers=context.providers if provider is None else (provider,),
+        metric=how.metric,
+        budget=quantize.budget if timing else None,
+        memory=context.calibration_memory,
+        progress=lambda text: context.progress(f"quantize: {text}", 0, None),
+    )
+    return decide(layers, bench, Log(how.bounds), timing=timing)
+
+
+def _apply(
+    quantize: Quantize, decision: Decision, model: ir.Model, context: Context
+) -> Iterator[Rewrite | Declined | Finding]:
+    reference = context.cache.get(_REFERENCE) or snapshot(model)
+    for form, work in passes_for(quantize, decision.forms):
+        for item in work.rewrites(model, context):
+            yield detailed(item, form, decision) if isinstance(item, Rewrite) else item
+    # Each of the passes has left the model as it found it, which is not float but for the first.
+    context.cache[_REFERENCE] = reference

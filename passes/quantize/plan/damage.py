@@ -1,0 +1,232 @@
+"""What quantization does to the outputs of a model, and how much of that is bearable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.runtime.difference import Difference, as_tensors
+from graphopt.runtime.feeds import Array, Batch, Feeds
+from graphopt.runtime.metrics import Collector, Metric, Outputs
+
+_SILENCE = 1e-3
+"""An output that is 0 throughout has no signal: what stays below this has no noise either."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """How far outputs are from those of the float model.
+
+    Args:
+        sqnr_db: Signal to quantization noise ratio of the worst output, in dB.
+        agreement: Share of rows of scores with the same winner, or of integers that are equal, of
+            the worst output; None where there are neither.
+        drop: How much worse the metric is; None where there is none.
+        failure: Why the model cannot be run; the rest means nothing then.
+    """
+
+    sqnr_db: float = math.inf
+    agreement: float | None = None
+    drop: float | None = None
+    failure: str | None = None
+
+    @property
+    def noise(self) -> float:
+        """Power of the noise, as a share of that of the signal."""
+        return math.inf if self.failure is not None else float(10 ** (-self.sqnr_db / 10))
+
+    def __str__(self) -> str:
+        if self.failure is not None:
+            return self.failure
+        parts = [f"SQNR {self.sqnr_db:.1f} dB"]
+        if self.agreement is not None:
+            parts.append(f"agreement {self.agreement:.4f}")
+        if self.drop is not None:
+            parts.append(f"drop {self.drop:.4f}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What damage is bearable. What is None is not looked at.
+
+    Args:
+        min_sqnr: In dB.
+        min_agreement: A share of 1.
+        max_drop: In the unit of the metric.
+    """
+
+    min_sqnr: float | None = None
+    min_agreement: float | None = None
+    max_drop: float | None = None
+
+    def objection(self, damage: Damage) -> str | None:
+        """Why damage is not bearable; None: it is."""
+        if damage.failure is not None:
+            return damage.failure
+        # Each is written so that a NaN objects.
+        if not _reaches(damage.sqnr_db, self.min_sqnr):
+            return f"SQNR {damage.sqnr_db:.1f} dB is under {self.min_sqnr:g}"
+        if not _reaches(damage.agreement, self.min_agreement):
+            return f"agreement {damage.agreement:.4f} is under {self.min_agreement:g}"
+        if self.max_drop is not None and not (damage.drop is None or damage.drop <= self.max_drop):
+            return f"the metric drops by {damage.drop:.4f}, over {self.max_drop:g}"
+        return None
+
+
+def _reaches(value: float | None, least: float | None) -> bool:
+    return value is None or least is None or value >= least
+
+
+Run = Callable[[Batch], Mapping[str, object]]
+
+
+@dataclass
+class Gauge:
+    """Measures models against the outputs of the float model, which are kept.
+
+    Args:
+        run: The float model.
+        outputs: Names of its outputs.
+        scores: Those of them whose rows are scores.
+        feeds: Laid out for the model.
+        batch: Samples per run.
+        metric: The task's; the feeds have labels then.
+        memory: The most bytes of outputs that are kept: samples beyond are not looked at.
+        samples: The most samples that are looked at.
+    """
+
+    run: Run
+    outputs: Sequence[str]
+    scores: Collection[str]
+    feeds: Feeds
+    batch: int = 32
+    metric: Metric | None = None
+    memory: int = 256 << 20
+    samples: int = 1024
+    _expected: list[tuple[Batch, Mapping[str, object]]] = field(default_factory=list)
+    _like: Outputs | None = None
+    _rating: float = 0.0
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        """Run the float model."""
+        feeds = self.feeds.take(self.samples)
+        held, seen, total = 0, 0, feeds.count
+        for samples in feeds.batches(self.batch):
+            found = self.run(samples)
+            held += sum(t.nbytes for value in found.values() for t in as_tensors(value))
+            if self._expected and held > self.memory:
+                break
+            self._expected.append((samples, found))
+            seen += self.feeds.layout.batch or self.batch
+        self.count = min(seen, total)
+        if self.metric is not None and self.feeds.labels is not None:
+            self._like = self._collected(found for _, found in self._expected)
+            self._rating = self._rate(self._like)
+
+    def damage(self, run: Run, *, batches: int | None = None) -> Damage:
+        """Measure a model.
+
+        Args:
+            run: The model.
+            batches: Only on so many batches, and without the metric; None: all.
+        """
+        chosen = self._expected[:batches]
+        differences = {name: _OutputDamage(name in self.scores) for name in self.outputs}
+        actual: list[Mapping[str, object]] = []
+        try:
+            for samples, expected in chosen:
+                found = run(samples)
+                for name, difference in differences.items():
+                    difference.add(expected[name], found[name])
+                if self._like is not None and batches is None:
+                    actual.append(found)
+        except CheckFailed as error:
+            return Damage(-math.inf, failure=str(error))
+        agreements = [d.agreement for d in differences.values() if d.agreement is not None]
+        return Damage(
+            min((d.sqnr_db for d in differences.values()), default=math.inf),
+            min(agreements, default=None),
+            self._drop(actual) if actual else None,
+        )
+
+    def _collected(self, found: Iterator[Mapping[str, object]]) -> Outputs:
+        assert self.metric is not None
+        collector = Collector(self.metric.outputs(self.outputs))
+        for outputs in found:
+            collector.add(outputs)
+        return collector.outputs()
+
+    def _rate(self, outputs: Outputs) -> float:
+        assert self.metric is not None
+        assert self.feeds.labels is not None
+        assert self._like is not None
+        return self.metric.score(outputs, self.feeds.labels[: self.count], self._like)
+
+    def _drop(self, found: Sequence[Mapping[str, object]]) -> float:
+        assert self.metric is not None
+        try:
+            return self.metric.drop(self._rating, self._rate(self._collected(iter(found))))
+        except GraphoptError:
+            # The reference's was defined on the same labels: these outputs are beyond use.
+            return math.inf
+
+
+class _OutputDamage:
+    """The damage to one output, over all batches."""
+
+    def __init__(self, scores: bool) -> None:
+        self._scores = scores
+        self._difference = Difference()
+        self._broken = False
+        self._equal = 0
+        self._counted = 0
+        self._agree = 0.0
+        self._rows = 0
+
+    def add(self, expected: object, actual: object) -> None:
+        """Add what both models return for one batch."""
+        want, have = as_tensors(expected), as_tensors(actual)
+        if len(want) != len(have):
+            self._broken = True
+            return
+        for a, b in zip(want, have, strict=True):
+            self._add(a, b)
+
+    def _add(self, a: Array, b: Array) -> None:
+        if a.dtype != b.dtype or a.ndim != b.ndim:
+            self._broken = True
+        elif _is_float(a):
+            if a.shape != b.shape:
+                self._broken = True
+                return
+            self._difference.add(a, b)
+        elif a.shape != b.shape:
+            # What depends on the data, such as the boxes that are left: nothing of it is equal.
+            self._counted += max(a.size, b.size, 1)
+        else:
+            self._equal += int(np.count_nonzero(a == b))
+            self._counted += a.size
+
+    @property
+    def sqnr_db(self) -> float:
+        if self._broken or not self._difference.finite:
+            return -math.inf
+        if self._difference.sqnr_db == -math.inf and self._difference.max_abs <= _SILENCE:
+            return math.inf
+        return self._difference.sqnr_db
+
+    @property
+    def agreement(self) -> float | None:
+        if self._counted:
+            return self._equal / self._counted
+        return self._difference.argmax_agreement if self._scores else None
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))

@@ -1,0 +1,119 @@
+"""Which layers to leave float so that the damage to the outputs becomes bearable.
+
+Noise that layers add is taken to be independent, so that its powers add up at the outputs. Groups
+of layers are quantized alone, and their noise measured; the noisiest group is cut in half until
+the culprits stand alone, and they go float one after the other until what is left is bearable.
+What this comes to is then measured on the whole: where powers do not add up, more layers go.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from passes.quantize.plan.damage import Damage
+from passes.quantize.plan.forms import Form, Forms, Layer, merged
+from passes.quantize.plan.trials import Laboratory, Log
+
+_STEP = 0.5
+"""By how much less noise is allowed after a try that was not enough."""
+
+
+@dataclass
+class _Groups:
+    """Groups of layers by the noise that they make alone, the noisiest first."""
+
+    lab: Laboratory
+    forms: Forms
+    log: Log
+    _heap: list[tuple[float, int, list[Layer]]] = field(default_factory=list)
+    _number: itertools.count[int] = field(default_factory=itertools.count)
+
+    def add(self, layers: Sequence[Layer]) -> None:
+        if not layers:
+            return
+        alone = {layer.at: self.forms[layer.at] for layer in layers}
+        damage = self.lab.damage(alone, quick=True)
+        if len(layers) == 1:
+            self.log.alone[layers[0].at] = damage.sqnr_db
+        heapq.heappush(self._heap, (-damage.noise, next(self._number), list(layers)))
+
+    def pop(self) -> list[Layer]:
+        return heapq.heappop(self._heap)[2]
+
+    @property
+    def noise(self) -> float:
+        return math.fsum(-noise for noise, _, _ in self._heap)
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+
+def repaired(
+    forms: Forms, layers: Sequence[Layer], lab: Laboratory, log: Log
+) -> tuple[dict[str, Form], Damage]:
+    """Return forms whose damage is bearable, or with which there was no time left to look on.
+
+    Args:
+        forms: Of all layers; their damage is not bearable.
+        layers: All of them, in the order of the graph.
+        lab: Measures.
+        log: Keeps what was found out, and holds the bounds.
+    """
+    current, damage = dict(forms), lab.damage(forms)
+    suspects = [layer for layer in layers if current.get(layer.at, Form.FLOAT) is not Form.FLOAT]
+    groups = _Groups(lab, dict(forms), log)
+    for kind in _by_kind(suspects, forms):
+        groups.add(kind)
+    allowed = _allowed(log, groups.noise)
+    while log.bounds.objection(damage) is not None and groups:
+        culprits = _culprits(groups, allowed, lab)
+        if culprits:
+            for layer in culprits:
+                log.reasons[layer.at] = "would damage the outputs most"
+            current = _without(current, culprits)
+            damage = lab.damage(current)
+        allowed *= _STEP
+        if not culprits and allowed == 0:
+            break
+    return current, damage
+
+
+def _allowed(log: Log, noise: float) -> float:
+    """What noise to aim at: what the bound says, or half of what there is."""
+    most = math.inf if log.bounds.min_sqnr is None else 10 ** (-log.bounds.min_sqnr / 10)
+    return min(most, noise * _STEP) if math.isfinite(noise) else min(most, 1.0)
+
+
+def _culprits(groups: _Groups, allowed: float, lab: Laboratory) -> list[Layer]:
+    """Take out layers, the noisiest first, until the noise of the others is allowed."""
+    found: list[Layer] = []
+    while groups and groups.noise > allowed:
+        group = groups.pop()
+        if len(group) == 1 or lab.out_of_time:
+            found.extend(group)
+            continue
+        half = len(group) // 2
+        groups.add(group[:half])
+        groups.add(group[half:])
+    return found
+
+
+def _without(forms: Forms, culprits: Sequence[Layer]) -> dict[str, Form]:
+    """Culprits are stored in integers still, unless that is what has damaged them."""
+    computed = [layer for layer in culprits if forms[layer.at] is not layer.stored]
+    changed = merged(forms, computed, None)
+    for layer in culprits:
+        if forms[layer.at] is layer.stored:
+            changed[layer.at] = Form.FLOAT
+    return changed
+
+
+def _by_kind(layers: Sequence[Layer], forms: Forms) -> list[list[Layer]]:
+    kinds: dict[tuple[str, Form], list[Layer]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.kind, forms[layer.at]), []).append(layer)
+    return list(kinds.values())

@@ -1,0 +1,164 @@
+"""The laboratory that ONNX Runtime is: makes models in given forms, runs and times them."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+
+import onnx_ir as ir
+
+from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.runtime.feeds import Batch, Feeds
+from graphopt.runtime.layout import inputs_of
+from graphopt.runtime.metrics import Metric
+from graphopt.runtime.session import Session
+from passes.quantize.plan.damage import Damage, Gauge
+from passes.quantize.plan.forms import Form, Forms
+from passes.quantize.plan.scores import score_outputs
+from passes.quantize.plan.settings import timing_batches
+from passes.quantize.plan.speed import Rounds, Speed, compared, timed
+
+_KEPT = 2
+"""Sessions that are held beside that of the float model."""
+
+_QUICK_SAMPLES = 32
+_LARGEST_BATCH = 32
+_BATCH_BYTES = 16 << 20
+
+Build = Callable[[Forms], ir.Model]
+"""Makes the model in given forms."""
+
+
+class Workbench:
+    """Measures what a model becomes in given forms.
+
+    Args:
+        model: The float model.
+        build: Makes the others.
+        feeds: Laid out for the model.
+        providers: Where to run.
+        metric: The task's, where the feeds have labels.
+        budget: Seconds after which `out_of_time` says so.
+        samples: The most samples that damage is measured on.
+        memory: The most bytes of outputs that are kept.
+        clock: Seconds from some start.
+        rounds: Times two runs.
+        progress: Called with what is being done.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        build: Build,
+        feeds: Feeds,
+        *,
+        providers: Sequence[str] = ("cpu",),
+        metric: Metric | None = None,
+        budget: float | None = None,
+        samples: int = 1024,
+        memory: int = 256 << 20,
+        clock: Callable[[], float] = time.monotonic,
+        rounds: Rounds = timed,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._model = model
+        self._build = build
+        self._feeds = feeds
+        self._providers = tuple(providers)
+        self._clock = clock
+        self._deadline = None if budget is None else clock() + budget
+        self._rounds = rounds
+        self._progress = progress
+        self._failures: dict[frozenset[tuple[str, Form]], str] = {}
+        self._sessions: OrderedDict[frozenset[tuple[str, Form]], Session] = OrderedDict()
+        self._float = self._open(model, "the model before quantize")
+        self._batch = _batch_size(feeds)
+        self._gauge = Gauge(
+            self._float.run,
+            self._float.output_names,
+            score_outputs(model),
+            feeds,
+            batch=self._batch,
+            metric=metric,
+            memory=memory,
+            samples=samples,
+        )
+
+    @property
+    def samples(self) -> int:
+        """On how many samples damage is measured."""
+        return self._gauge.count
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What models are timed with."""
+        return tuple(self._timing)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the budget is used up."""
+        return self._deadline is not None and self._clock() >= self._deadline
+
+    def damage(self, forms: Forms, *, quick: bool = False) -> Damage:
+        """Measure outputs against those of the float model."""
+        try:
+            session = self._session(forms)
+        except (GraphoptError, CheckFailed) as error:
+            return Damage(float("-inf"), failure=str(error))
+        batches = max(1, _QUICK_SAMPLES // self._batch) if quick else None
+        return self._gauge.damage(session.run, batches=batches)
+
+    def speed(self, forms: Forms, against: Forms, *, quick: bool = False) -> Speed:
+        """Time the model in two choices of forms, under each setting."""
+        first, second = self._session(forms), self._session(against)
+        batches = list(self._timing.values())
+        return compared(
+            [partial(first.run, batch) for batch in batches],
+            [partial(second.run, batch) for batch in batches],
+            list(self._timing),
+            rounds=self._rounds,
+            out_of_time=lambda: quick or self.out_of_time,
+        )
+
+    @cached_property
+    def _timing(self) -> dict[str, Batch]:
+        def seconds(batch: Batch) -> float:
+            start = self._clock()
+            self._float.run(batch)
+            return self._clock() - start
+
+        return timing_batches(self._feeds, inputs_of(self._model), self._float.run, seconds)
+
+    def _session(self, forms: Forms) -> Session:
+        key = frozenset((at, form) for at, form in forms.items() if form is not Form.FLOAT)
+        if not key:
+            return self._float
+        if key in self._failures:
+            raise CheckFailed(self._failures[key])
+        if key in self._sessions:
+            self._sessions.move_to_end(key)
+            return self._sessions[key]
+        while len(self._sessions) >= _KEPT:
+            self._sessions.popitem(last=False)
+        self._progress("weighing forms")
+        try:
+            session = self._open(self._build(forms), "the quantized model")
+        except (GraphoptError, CheckFailed) as error:
+            self._failures[key] = str(error)
+            raise
+        self._sessions[key] = session
+        return session
+
+    def _open(self, model: ir.Model, title: str) -> Session:
+        return Session(model, self._providers, title=title, spinning=False)
+
+
+def _batch_size(feeds: Feeds) -> int:
+    """Samples per run, such that the inputs of a run stay small."""
+    if feeds.layout.batch is not None:
+        return feeds.layout.batch
+    first = next(feeds.batches(1))
+    size = sum(array.nbytes for array in first.values())
+    return max(1, min(_LARGEST_BATCH, _BATCH_BYTES // max(size, 1)))
