@@ -15,8 +15,12 @@ from graphopt.errors import GraphoptError
 from graphopt.model.atomic import StagedFile
 from graphopt.model.tensors import MappedTensor
 
-_AHEAD = 32 << 20
-"""Bytes that may have been computed and not been written yet; one tensor may always be."""
+_ROOM = 4 << 20
+"""Bytes that are handed over to the writer at a time."""
+
+_ROOMS = 4
+
+Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -35,46 +39,71 @@ class Part:
 def write_parts(file: StagedFile, parts: Iterable[Part]) -> None:
     """Write parts one after the other, each while the next one is computed.
 
-    Tensors are computed here, one at a time and in order; a thread writes them, and is gone when
-    this returns or raises. A tensor of more than 32 MiB is computed only once all that came before
-    it are written, so that at most one of that size is in memory.
+    Tensors are computed here, in order, and only one is in memory at a time; its data go through
+    16 MiB to a thread that writes them, which is gone when this returns or raises.
 
     Raises:
         GraphoptError: A lazy tensor is not of the size that it says.
         OSError: The file cannot be written.
     """
-    written: deque[tuple[int, Future[None]]] = deque()
-    ahead = 0
-    writer = ThreadPoolExecutor(1, thread_name_prefix="graphopt-writer")
+    writer = _Writer(file)
     try:
         for part in parts:
-            size = _computed_bytes(part.content)
-            while written and (ahead + size > _AHEAD or written[0][1].done()):
-                done, future = written.popleft()
-                future.result()
-                ahead -= done
-            # In a list, which the writer empties: the executor holds on to what it was given.
-            held = [_data(part.content)]
-            written.append((size, writer.submit(_write, file, part.offset, held)))
-            ahead += size
-        for _, future in written:
-            future.result()
+            writer.write(_data(part.content), part.offset)
+        writer.finish()
     finally:
-        writer.shutdown(cancel_futures=True)
+        writer.stop()
 
 
-def _computed_bytes(content: bytes | ir.TensorProtocol) -> int:
-    """Return the bytes that must be computed, and are not in a file or in memory anyway."""
-    if isinstance(content, bytes | MappedTensor | ir.Tensor):
-        return 0
-    return content.nbytes
+class _Writer:
+    """One thread that writes in the order in which it is told to, and stops at the first error."""
+
+    def __init__(self, file: StagedFile) -> None:
+        self._file = file
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="graphopt-writer")
+        self._told: deque[Future[None]] = deque()
+        # The same memory again and again: fresh memory costs the kernel as much as the write.
+        self._rooms: deque[tuple[Bytes, Future[None]]] = deque()
+
+    def write(self, data: Bytes | MappedTensor, offset: int | None) -> None:
+        """Have data written, or a copy of them where they are in memory.
+
+        This waits while there is no room for a copy, and raises what went wrong before.
+        """
+        if isinstance(data, MappedTensor):
+            self._tell(data, offset)
+            return
+        for start in range(0, data.size, _ROOM):
+            piece = data[start : start + _ROOM]
+            room = self._room()
+            np.copyto(room[: piece.size], piece)
+            told = self._tell(room[: piece.size].data, offset if start == 0 else None)
+            self._rooms.append((room, told))
+
+    def _tell(self, data: memoryview | MappedTensor, offset: int | None) -> Future[None]:
+        while self._told and self._told[0].done():
+            self._told.popleft().result()
+        self._told.append(self._thread.submit(_write, self._file, data, offset))
+        return self._told[-1]
+
+    def _room(self) -> Bytes:
+        if len(self._rooms) < _ROOMS:
+            return np.empty(_ROOM, np.uint8)
+        room, written = self._rooms.popleft()
+        written.result()
+        return room
+
+    def finish(self) -> None:
+        """Wait until all is written."""
+        for told in self._told:
+            told.result()
+
+    def stop(self) -> None:
+        """End the thread, behind what it is doing now."""
+        self._thread.shutdown(cancel_futures=True)
 
 
-Data = bytes | memoryview | MappedTensor
-
-
-def _write(file: StagedFile, offset: int | None, held: list[Data]) -> None:
-    data = held.pop()
+def _write(file: StagedFile, data: memoryview | MappedTensor, offset: int | None) -> None:
     if offset is not None:
         file.seek(offset)
     if isinstance(data, MappedTensor):
@@ -84,21 +113,21 @@ def _write(file: StagedFile, offset: int | None, held: list[Data]) -> None:
     file.start_writeback()
 
 
-def _data(content: bytes | ir.TensorProtocol) -> Data:
+def _data(content: bytes | ir.TensorProtocol) -> Bytes | MappedTensor:
     """Return bytes, or what the kernel copies; without a copy where a tensor is an array."""
-    if isinstance(content, bytes | MappedTensor):
+    if isinstance(content, MappedTensor):
         return content
-    data: bytes | memoryview
+    if isinstance(content, bytes):
+        return np.frombuffer(content, np.uint8)
     if content.dtype.bitwidth < 8:
-        data = content.tobytes()
+        data = np.frombuffer(content.tobytes(), np.uint8)
     else:
         array: npt.NDArray[np.generic] = np.asarray(content.numpy())
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        data = np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
-    written = memoryview(data).nbytes
-    if written != content.nbytes:
+        data = np.ascontiguousarray(little).reshape(-1).view(np.uint8)
+    if data.size != content.nbytes:
         raise GraphoptError(
-            f"the tensor {content.name!r} of shape {list(content.shape.numpy())} has {written} "
+            f"the tensor {content.name!r} of shape {list(content.shape.numpy())} has {data.size} "
             f"bytes of data and not {content.nbytes}",
             fix="give it data of its shape and type",
         )

@@ -67,32 +67,43 @@ def test_the_next_tensor_is_computed_while_one_is_written(
     assert written(tmp_path, parts) == row(1).tobytes() + row(2).tobytes()
 
 
-@pytest.mark.parametrize(("ahead", "most"), [(0, 1), (2 * 4 * SIZE, 3)])
-def test_no_more_is_computed_ahead_than_the_bound(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, most: int
+def test_one_tensor_is_in_memory_and_few_wait_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: set[int] = set()
-    seen = 0
+    computed = done = most_alive = most_ahead = 0
+    write = StagedFile.write
 
     def make(number: int) -> np.ndarray:
-        nonlocal seen
+        nonlocal computed, most_alive, most_ahead
         array = row(number)
         alive.add(number)
         weakref.finalize(array, alive.discard, number)
-        seen = max(seen, len(alive))
+        computed += 1
+        most_alive, most_ahead = max(most_alive, len(alive)), max(most_ahead, computed - done)
         return array
 
-    write = StagedFile.write
-
     def slow(file: StagedFile, data: bytes | memoryview) -> int:
+        nonlocal done
         time.sleep(0.01)
+        done += 1
         return write(file, data)
 
-    monkeypatch.setattr(pipelined, "_AHEAD", ahead)
+    monkeypatch.setattr(pipelined, "_ROOM", 4 * SIZE)
+    monkeypatch.setattr(pipelined, "_ROOMS", 2)
     monkeypatch.setattr(StagedFile, "write", slow)
     parts = [Part(lazy(lambda number=number: make(number))) for number in range(8)]
     assert written(tmp_path, parts) == b"".join(row(number).tobytes() for number in range(8))
-    assert seen <= most
+    assert most_alive == 1
+    assert most_ahead <= 3
+
+
+def test_a_tensor_of_many_pieces_is_written_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelined, "_ROOM", 100)
+    content = np.arange(SIZE, dtype=np.float32)
+    assert written(tmp_path, [Part(b"a"), Part(lazy(lambda: content))])[1:] == content.tobytes()
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError, KeyboardInterrupt, GraphoptError])
@@ -124,11 +135,11 @@ def test_what_stops_a_write_stops_the_computation(
         return row(number)
 
     monkeypatch.setattr(StagedFile, "write", full)
-    monkeypatch.setattr(pipelined, "_AHEAD", 4 * SIZE)
+    monkeypatch.setattr(pipelined, "_ROOMS", 2)
     parts = [Part(lazy(lambda number=number: make(number))) for number in range(50)]
     with pytest.raises(OSError, match="No space left") as stopped:
         written(tmp_path, parts)
     assert stopped.value.errno == errno.ENOSPC
-    assert len(computed) <= 2
+    assert len(computed) <= 3
     assert not writers()
     assert not list(tmp_path.iterdir())
