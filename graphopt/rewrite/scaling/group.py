@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,18 +12,21 @@ from graphopt.model.scopes import Scope, scopes
 from graphopt.rewrite.constants import constant
 from graphopt.rewrite.scaling import rules
 from graphopt.rewrite.scaling.lanes import Lane, channels, lane
-from graphopt.rewrite.scaling.parts import Part, Refused, Weights
+from graphopt.rewrite.scaling.parts import ForkError, Part, Refused, Weights
 from graphopt.rewrite.selection import address
 from graphopt.rewrite.shapes import Shapes
+
+_MOST_FORKS = 4
+"""Products of two activations in one group, of which each doubles the ways to try."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where channels begin: what computes each of them with constants of its own.
+    """Where a search begins: at what a node computes with constants of its own, or at its input.
 
     Args:
         node: A layer, a normalization, or a Mul with a constant.
-        value: What it computes.
+        value: What it computes, or reads.
         lane: The channels of that.
         count: How many they are.
         scope: Where it stands.
@@ -114,7 +117,68 @@ class Scaling:
         Raises:
             Refused: Something in between does not let scales pass, or a constant cannot be edited.
         """
-        return Walk(self, source).group()
+        return self._group(source, {})
+
+    def _group(self, source: Source, chosen: Mapping[ir.Node, int]) -> Group:
+        try:
+            return Walk(self, source, chosen).group()
+        except ForkError as fork:
+            if len(chosen) == _MOST_FORKS:
+                raise
+            for index in (0, 1):
+                try:
+                    return self._group(source, {**chosen, fork.node: index})
+                except Refused:
+                    continue
+            raise
+
+    def input_of(self, node: ir.Node, index: int) -> Source | None:
+        """Return what a layer multiplies with the weight that it reads as an input.
+
+        None where its channels are not known.
+        """
+        found = self.weights.at(node, index)
+        scope = self.owners.get(id(node.graph))
+        if found is None or scope is None:
+            return None
+        weight, use = found
+        value, activation = use.activation, use.slot.activation
+        if value is None or activation is None or use.axes.input is None:
+            return None
+        count = int(weight.tensor.shape.numpy()[use.axes.input]) * activation.groups
+        behind = -1 - activation.axis
+        if activation.axis >= 0:
+            rank = self.shapes.rank(value) or len(use.axes.reduction) + 1
+            behind = rank - 1 - activation.axis
+        return Source(node, value, channels(count, behind), count, scope)
+
+    def readers(self, places: Sequence[tuple[ir.Node, int]]) -> Group:
+        """Return layers that read the same channels, as if something in front divided these.
+
+        Args:
+            places: The layers, and the inputs that their weights are.
+
+        Raises:
+            Refused: They do not read the same, or a weight cannot be edited.
+        """
+        sources = [self.input_of(*place) for place in places]
+        source = sources[0]
+        if source is None:
+            raise Refused("its input is not known")
+        walk = Walk(self, source)
+        for (node, _), other in zip(places, sources, strict=True):
+            if other is None or other.value is not source.value or other.count != source.count:
+                raise Refused("the layers read different inputs")
+            walk.read(node, source.value, other.lane)
+        return walk.reached()
+
+    def owner(self, value: ir.Value) -> Scope:
+        """Return the scope that defines a value."""
+        graph = value.graph
+        scope = None if graph is None else self.owners.get(id(graph))
+        if scope is None:
+            raise ValueError(f"{value.name!r} is in no scope of the model")
+        return scope
 
     def at(self, node: ir.Node) -> str:
         """Return the address of a node."""
@@ -123,10 +187,19 @@ class Scaling:
 
 
 class Walk:
-    """The state of one search."""
+    """The state of one search.
 
-    def __init__(self, scaling: Scaling, source: Source) -> None:
+    Args:
+        scaling: The model.
+        source: Where it begins.
+        chosen: Which operand of a product of two activations has the channels.
+    """
+
+    def __init__(
+        self, scaling: Scaling, source: Source, chosen: Mapping[ir.Node, int] | None = None
+    ) -> None:
         self.scaling = scaling
+        self.chosen = chosen or {}
         self.shapes = scaling.shapes
         self._source = source
         self._lanes: dict[ir.Value, Lane] = {}
@@ -141,10 +214,24 @@ class Walk:
             value = self._pending.pop()
             self._visit(value, self._lanes[value])
         self._check_products()
+        return self.reached()
+
+    def reached(self) -> Group:
+        """Return what was reached so far.
+
+        Raises:
+            Refused: A weight is shared with a layer that was not reached.
+        """
         self._check_shared()
         return Group(
             self._source, tuple(self._parts.values()), tuple(self._readers), tuple(self._lanes)
         )
+
+    def read(self, node: ir.Node, value: ir.Value, numbers: Lane) -> None:
+        """Let one node read channels."""
+        for index, read in enumerate(node.inputs):
+            if read is value:
+                self._apply(node, index, value, numbers)
 
     def spread(self, value: ir.Value | None, numbers: Lane) -> None:
         """Say that a value has these channels too.

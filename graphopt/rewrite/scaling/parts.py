@@ -26,6 +26,19 @@ class Refused(Exception):
     """
 
 
+class ForkError(Refused):
+    """Scales could come from either of two activations that are multiplied.
+
+    Args:
+        node: The product.
+        why: As in `Refused`.
+    """
+
+    def __init__(self, node: ir.Node, why: str) -> None:
+        super().__init__(why)
+        self.node = node
+
+
 @dataclass(frozen=True)
 class Part:
     """A constant that is scaled with the channels.

@@ -12,6 +12,7 @@ from graphopt.rewrite.constants import ONNX_DOMAINS, array, constant, scalar
 from graphopt.rewrite.scaling import axes, layers
 from graphopt.rewrite.scaling.lanes import Lane, varies
 from graphopt.rewrite.scaling.pads import pad
+from graphopt.rewrite.scaling.parts import ForkError
 from graphopt.rewrite.scaling.visit import Rule, Visit, rank_of, same
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ def _one_operand(visit: Visit) -> None:
     if len(varying) == 1:
         visit.walk.spread(varying[0], visit.lane)
         return
-    reached = [value for value in varying if visit.walk.holds(value)]
-    if len(reached) != 1:
-        raise visit.refuse("multiplies two activations")
+    if visit.node in visit.walk.chosen:
+        visit.walk.spread(visit.node.inputs[visit.walk.chosen[visit.node]], visit.lane)
+    elif sum(map(visit.walk.holds, set(varying))) != 1:
+        raise ForkError(visit.node, str(visit.refuse("multiplies two activations")))
 
 
 def _covers(value: ir.Value | None, numbers: Lane) -> bool:

@@ -39,7 +39,7 @@ def model_of(text: str, weights: dict[str, Array] | None = None, *, seed: int = 
             uneven = np.exp(1.5 * rng.standard_normal(shape[axis]))
             drawn *= uneven.reshape([-1 if a == axis else 1 for a in range(len(shape))])
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        array = (weights or {}).get(value.name, drawn).astype(dtype)
+        array = np.asarray((weights or {}).get(value.name, drawn)).astype(dtype)
         proto.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
     del proto.graph.input[:]
     proto.graph.input.extend(kept)
