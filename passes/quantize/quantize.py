@@ -77,7 +77,9 @@ class Quantize(Pass):
         metric: The metric, for mode "auto"; None: what fits the labels.
         min_sqnr: dB that outputs must keep, for mode "auto".
         plan: A file with decisions, as `save_plan` wrote it; for mode "auto".
-        save_plan: Where decisions are written, for mode "auto".
+        save_plan: Where decisions are written, for mode "auto". They rest on timing: it is the
+            plan, given back, that makes a run repeatable to the byte.
+        budget: Seconds after which mode "auto" weighs no more forms, and takes the best so far.
 
     Raises:
         GraphoptError: A parameter is out of range; mode "static" without data; the opset of the
@@ -107,6 +109,7 @@ class Quantize(Pass):
     min_sqnr: float | None = None
     plan: str | None = None
     save_plan: str | None = None
+    budget: float = 120.0
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -168,6 +171,12 @@ class Quantize(Pass):
         """Yield one rewrite for each layer that is quantized."""
         if self.mode == "static":
             yield from self._static(model, context)
+            return
+        if self.mode == "auto":
+            # It is made of this pass and its likes.
+            from passes.quantize import plan
+
+            yield from plan.rewrites(self, model, context)
             return
         raise GraphoptError(f"quantize: mode {self.mode!r} is not there yet")
 

@@ -8,7 +8,8 @@ applied as it stands (`plan_file`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import dataclasses
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,9 @@ from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Finding, Rewrite
 from graphopt.pipeline.snapshot import snapshot
 from passes.quantize.plan.applying import applied
-from passes.quantize.plan.asked import asked, timed_on
+from passes.quantize.plan.asked import Asked, asked, timed_on
 from passes.quantize.plan.composition import passes_for, survey_passes
-from passes.quantize.plan.forms import Layer, stored
+from passes.quantize.plan.forms import Forms, Layer, expanded, stored
 from passes.quantize.plan.plan_file import read_plan, write_plan
 from passes.quantize.plan.report import detailed, findings, notes
 from passes.quantize.plan.search import decide
@@ -74,24 +75,63 @@ def _decision(
         if context.feeds is not None:
             raise
         yield Finding("data", f"nothing can be measured: {error}")
-        return Decision("folded", stored(layers), None, None, Log())
+        return Decision("folded", expanded(stored(layers), layers), None, None, Log())
     if how.made_up:
         yield Finding("data", "no data: weighed on made-up inputs, with stricter bounds")
     provider = timed_on(quantize.target, context.providers)
     timing = quantize.keep == "faster" and provider is not None
     if quantize.keep == "faster" and provider is None:
         yield Finding("data", f"nothing is timed: {quantize.target} is not among the providers")
-    bench = Workbench(
+    bench = bench_for(
+        quantize,
         model,
-        lambda forms: applied(model, [work for _, work in passes_for(quantize, forms)], context)[0],
-        how.feeds,
-        providers=context.providers if provider is None else (provider,),
-        metric=how.metric,
+        context,
+        how,
+        context.providers if provider is None else (provider,),
+        layers=layers,
         budget=quantize.budget if timing else None,
+    )
+    found = decide(layers, bench, Log(how.bounds), timing=timing)
+    return dataclasses.replace(found, forms=expanded(found.forms, layers))
+
+
+def bench_for(
+    quantize: Quantize,
+    model: ir.Model,
+    context: Context,
+    how: Asked,
+    providers: Sequence[str],
+    *,
+    layers: Sequence[Layer],
+    budget: float | None = None,
+) -> Workbench:
+    """Return what measures a model whose layers take other forms.
+
+    Args:
+        quantize: What the user asked for.
+        model: The float model; stays as it is.
+        context: The run.
+        how: How damage is judged.
+        providers: Where models run.
+        layers: Of the model.
+        budget: Seconds; None: as long as it takes.
+    """
+
+    def build(forms: Forms) -> ir.Model:
+        passes = [work for _, work in passes_for(quantize, expanded(forms, layers))]
+        made, _ = applied(model, passes, context)
+        return made
+
+    return Workbench(
+        model,
+        build,
+        how.feeds,
+        providers=providers,
+        metric=how.metric,
+        budget=budget,
         memory=context.calibration_memory,
         progress=lambda text: context.progress(f"quantize: {text}", 0, None),
     )
-    return decide(layers, bench, Log(how.bounds), timing=timing)
 
 
 def _apply(

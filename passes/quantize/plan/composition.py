@@ -71,6 +71,14 @@ def _pass(
             min_sqnr=None,
         )
     if form is Form.DYNAMIC:
-        return QuantizeDynamic(include=include, exclude=exclude, op_types=op_types)
-    kind = "dequantize" if form is Form.BLOCKS else "folded"
-    return QuantizeWeights(include=include, exclude=exclude, op_types=op_types, form=kind)
+        return QuantizeDynamic(include=include, exclude=exclude, op_types=_products(op_types))
+    told = QuantizeWeights(include=include, exclude=exclude, op_types=op_types, form="folded")
+    if form is Form.FOLDED:
+        return told
+    return dataclasses.replace(told, form="auto", granularity="block", block_size=32)
+
+
+def _products(op_types: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """What is asked for of the operators that gain by dynamic quantization."""
+    asked = (op_types,) if isinstance(op_types, str) else op_types
+    return tuple(one for one in ("MatMul", "Gemm") if asked is None or one in asked)

@@ -41,6 +41,7 @@ class Layer:
             tend to gain alike.
         forms: What it can take beside FLOAT.
         weights: Bytes of the constants that it reads.
+        also: Addresses of layers that read the same weight, and take the same form.
     """
 
     at: str
@@ -48,6 +49,7 @@ class Layer:
     kind: str
     forms: frozenset[Form]
     weights: int = 0
+    also: tuple[str, ...] = ()
 
     @property
     def stored(self) -> Form:
@@ -101,6 +103,15 @@ def merged(forms: Forms, layers: Iterable[Layer], form: Form | None) -> dict[str
     for layer in layers:
         changed[layer.at] = form if form is not None and form in layer.forms else layer.stored
     return changed
+
+
+def expanded(forms: Forms, layers: Iterable[Layer]) -> dict[str, Form]:
+    """Name the layers that take the form of another one, too."""
+    found = dict(forms)
+    for layer in layers:
+        if layer.at in forms:
+            found.update(dict.fromkeys(layer.also, forms[layer.at]))
+    return found
 
 
 def counted(forms: Forms) -> str:

@@ -15,8 +15,8 @@ _LONGEST = 16
 def score_outputs(model: ir.Model) -> frozenset[str]:
     """Return the names of outputs whose last axis holds the scores of classes.
 
-    That is what a Softmax gives, and what a linear layer gives as an output of rank 2: logits. An
-    embedding is normalized, pooled or squashed behind its last linear layer, as a rule.
+    That is what a Softmax gives, and what a linear layer gives: logits. An embedding is
+    normalized, pooled or squashed behind its last linear layer, as a rule.
     """
     return frozenset(
         output.name for output in model.graph.outputs if output.name and _holds_scores(output)
@@ -31,11 +31,10 @@ def _holds_scores(output: ir.Value) -> bool:
         return False
     if is_op(node, *_DECIDING):
         return True
-    flat = output.shape is None or len(output.shape) == 2
     if is_op(node, "Add"):
         behind = (_producer(value) for value in node.inputs)
-        return flat and any(one is not None and is_op(one, *_LINEAR) for one in behind)
-    return flat and is_op(node, *_LINEAR)
+        return any(one is not None and is_op(one, *_LINEAR) for one in behind)
+    return is_op(node, *_LINEAR)
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:

@@ -1,45 +1,54 @@
 """Which of two models is faster, told from noise.
 
-Two models are timed in interleaved rounds, and the ratio of each round is one sample. The median
-of the ratios lies, with a confidence of 95%, between two of the samples, whose ranks follow from
-the binomial distribution (the sign test; Conover, Practical Nonparametric Statistics, 3.2). As
-long as 1 lies between them too, more rounds are run, up to a limit.
+Two models run in turn. One sample is the ratio of their shortest of a few runs: what else the
+machine does only ever makes a run longer. The median of the samples' ratios lies, with a
+confidence of 95%, between two of the samples, whose ranks follow from the binomial distribution
+(the sign test; Conover, Practical Nonparametric Statistics, 3.2). As long as 1 lies between them
+too, more rounds are run, up to a limit.
+
+On a machine whose cores are all taken, latency never becomes clear. The time that processors have
+worked does: it decides where latency cannot, and has a veto where it says the opposite.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from graphopt.runtime.latency import interleave
-
 _ROUNDS = 15
-_REPEATS = 4
+_REPEATS = 2
 _CLEAR = 1.96
+_MOST_RUNS = 5
+_SECONDS = 2.0
+"""What the rounds of one comparison are to take, where runs are short enough for that."""
+
+_SHORTEST = 2e-4
+"""Seconds that one measurement takes at least: shorter runs are timed several at a time."""
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Ratios of the latencies of two models, one for each round.
+class Ratios:
+    """Samples of a ratio, and where their true median lies.
 
     Args:
-        ratios: Below 1: the first is faster than the second.
+        samples: Below 1: the first of two is faster.
     """
 
-    ratios: tuple[float, ...]
+    samples: tuple[float, ...]
 
     @cached_property
     def median(self) -> float:
-        """The middle ratio."""
-        return statistics.median(self.ratios)
+        """The middle sample."""
+        return statistics.median(self.samples)
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
         """Between which the true median lies, with a confidence of 95%."""
-        ranked, count = sorted(self.ratios), len(self.ratios)
+        ranked, count = sorted(self.samples), len(self.samples)
         outside = max(0, math.floor((count - _CLEAR * math.sqrt(count)) / 2))
         return ranked[outside], ranked[count - 1 - outside]
 
@@ -53,8 +62,57 @@ class Paired:
         """Whether the first is slower beyond doubt."""
         return self.bounds[0] > 1
 
+    @property
+    def clear(self) -> bool:
+        """Whether there is no doubt which is faster."""
+        return self.faster or self.slower
+
+    def __add__(self, other: Ratios) -> Ratios:
+        return Ratios(self.samples + other.samples)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two models compared on one batch.
+
+    Args:
+        latency: Ratio of their latencies.
+        work: Ratio of the processor time that they take; None: unknown.
+    """
+
+    latency: Ratios
+    work: Ratios | None = None
+
+    @property
+    def shown(self) -> Ratios:
+        """What decides: latency where it is clear, else the work where that is."""
+        if not self.latency.clear and self.work is not None and self.work.clear:
+            return self.work
+        return self.latency
+
+    @property
+    def median(self) -> float:
+        """The middle ratio."""
+        return self.shown.median
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which the true median lies, with a confidence of 95%."""
+        return self.shown.bounds
+
+    @property
+    def faster(self) -> bool:
+        """Whether the first is faster beyond doubt."""
+        return self.shown.faster and not (self.work is not None and self.work.slower)
+
+    @property
+    def slower(self) -> bool:
+        """Whether the first is slower beyond doubt."""
+        return self.shown.slower and not (self.work is not None and self.work.faster)
+
     def __add__(self, other: Paired) -> Paired:
-        return Paired(self.ratios + other.ratios)
+        work = None if self.work is None or other.work is None else self.work + other.work
+        return Paired(self.latency + other.latency, work)
 
 
 @dataclass(frozen=True)
@@ -101,11 +159,52 @@ class Speed:
 Rounds = Callable[[Callable[[], object], Callable[[], object], int], Paired]
 """Times two runs in so many rounds; tests put in their own."""
 
+Clock = Callable[[], float]
 
-def timed(first: Callable[[], object], second: Callable[[], object], rounds: int) -> Paired:
-    """Time two runs in interleaved rounds."""
-    one, other = interleave([first, second], rounds=rounds)
-    return Paired(tuple(a / b for a, b in zip(one.rounds, other.rounds, strict=True)))
+
+def timed(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    rounds: int,
+    *,
+    clocks: tuple[Clock, Clock] = (time.perf_counter, time.process_time),
+) -> Paired:
+    """Time two runs in interleaved rounds.
+
+    Args:
+        first: The run in question.
+        second: What it is held against.
+        rounds: How many samples to take.
+        clocks: Of the wall, and of the work of this process's threads.
+    """
+    runs = (first, second)
+    lone = min(_stopped(run, 1, clocks)[0] for run in runs for _ in range(2))
+    block = max(1, round(_SHORTEST / max(lone, 1e-9)))
+    tries = max(1, min(_MOST_RUNS, round(_SECONDS / (2 * rounds * max(lone, _SHORTEST)))))
+    samples = []
+    for _ in range(rounds):
+        measured = [[_stopped(run, block, clocks) for run in runs] for _ in range(tries)]
+        best = [[min(row[n][clock] for row in measured) for n in (0, 1)] for clock in (0, 1)]
+        samples.append([_ratio(one, other) for one, other in best])
+    latency, work = zip(*samples, strict=True)
+    return Paired(Ratios(latency), Ratios(work))
+
+
+def _stopped(run: Callable[[], object], times: int, clocks: tuple[Clock, Clock]) -> list[float]:
+    started = [clock() for clock in clocks]
+    for _ in range(times):
+        run()
+    return [(clock() - start) / times for clock, start in zip(clocks, started, strict=True)]
+
+
+def _ratio(one: float, other: float) -> float:
+    # A clock that stands still says nothing.
+    return one / other if one > 0 and other > 0 else 1.0
+
+
+def latency_only(first: Callable[[], object], second: Callable[[], object], rounds: int) -> Paired:
+    """Time two runs whose work is not done by this process's threads."""
+    return Paired(timed(first, second, rounds).latency)
 
 
 def paired(
@@ -125,7 +224,7 @@ def paired(
     """
     found = rounds(first, second, _ROUNDS)
     for _ in range(_REPEATS):
-        if found.faster or found.slower or out_of_time():
+        if found.latency.clear or out_of_time():
             break
         found += rounds(first, second, _ROUNDS)
     return found

@@ -13,12 +13,13 @@ from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Batch, Feeds
 from graphopt.runtime.layout import inputs_of
 from graphopt.runtime.metrics import Metric
+from graphopt.runtime.providers import parse_providers
 from graphopt.runtime.session import Session
 from passes.quantize.plan.damage import Damage, Gauge
 from passes.quantize.plan.forms import Form, Forms
 from passes.quantize.plan.scores import score_outputs
 from passes.quantize.plan.settings import timing_batches
-from passes.quantize.plan.speed import Rounds, Speed, compared, timed
+from passes.quantize.plan.speed import Rounds, Speed, compared, latency_only, timed
 
 _KEPT = 2
 """Sessions that are held beside that of the float model."""
@@ -44,7 +45,7 @@ class Workbench:
         samples: The most samples that damage is measured on.
         memory: The most bytes of outputs that are kept.
         clock: Seconds from some start.
-        rounds: Times two runs.
+        rounds: Times two runs; None: as fits the providers.
         progress: Called with what is being done.
     """
 
@@ -60,7 +61,7 @@ class Workbench:
         samples: int = 1024,
         memory: int = 256 << 20,
         clock: Callable[[], float] = time.monotonic,
-        rounds: Rounds = timed,
+        rounds: Rounds | None = None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._model = model
@@ -69,7 +70,7 @@ class Workbench:
         self._providers = tuple(providers)
         self._clock = clock
         self._deadline = None if budget is None else clock() + budget
-        self._rounds = rounds
+        self._rounds = rounds or (timed if _on_cpu(providers) else latency_only)
         self._progress = progress
         self._failures: dict[frozenset[tuple[str, Form]], str] = {}
         self._sessions: OrderedDict[frozenset[tuple[str, Form]], Session] = OrderedDict()
@@ -153,6 +154,10 @@ class Workbench:
 
     def _open(self, model: ir.Model, title: str) -> Session:
         return Session(model, self._providers, title=title, spinning=False)
+
+
+def _on_cpu(providers: Sequence[str]) -> bool:
+    return parse_providers(providers)[0].is_cpu
 
 
 def _batch_size(feeds: Feeds) -> int:

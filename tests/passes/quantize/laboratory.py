@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from passes.quantize.plan.damage import Damage
 from passes.quantize.plan.forms import Form, Forms, Layer
-from passes.quantize.plan.speed import Paired, Speed
+from passes.quantize.plan.speed import Paired, Ratios, Speed
 
 
 def layer(at: str, *forms: Form, kind: str = "Conv", weights: int = 100) -> Layer:
@@ -47,7 +47,9 @@ class Bench:
         settings = self.settings or {"batch 1": self.cost}
         return Speed(
             {
-                name: Paired((self._seconds(forms, cost) / self._seconds(against, cost),) * 15)
+                name: Paired(
+                    Ratios((self._seconds(forms, cost) / self._seconds(against, cost),) * 15)
+                )
                 for name, cost in settings.items()
             }
         )
