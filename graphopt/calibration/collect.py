@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibration.checkpoint import Checkpoint, checkpoint_key
+from graphopt.calibration.identity import data_digest, model_digest
 from graphopt.calibration.observe import runs
-from graphopt.calibration.statistics import NotANumberError, Statistic
+from graphopt.calibration.plan import Plan, Watch
+from graphopt.calibration.statistics import Array, ExtentStatistic, NotANumberError
+from graphopt.calibration.tap_session import TapSession
+from graphopt.calibration.taps import Form, Tap
 from graphopt.errors import GraphoptError
-from graphopt.model.scopes import scopes
-from graphopt.rewrite.shapes import Shapes
-from graphopt.runtime.feeds import Feeds
-from graphopt.runtime.session import Session
-
-_BATCH = 8
+from graphopt.runtime.feeds import Batch, Feeds
 
 Progress = Callable[[str, int, int | None], None]
 
 
 def collect(
     model: ir.Model,
-    watch: Mapping[str, Sequence[Statistic]],
+    watch: Watch,
     feeds: Feeds,
     *,
     providers: Sequence[str] = ("cpu",),
@@ -34,68 +36,178 @@ def collect(
 ) -> dict[str, str]:
     """Show values of a model to statistics, over all samples.
 
+    Values of the main graph, of bodies and of functions can be watched, and inputs as they are
+    fed. Where all values together exceed the memory, extents are taken inside the graph, and the
+    other values are distributed over several passes through the samples.
+
     Args:
         model: Stays as it is.
         watch: Statistics by the address of the value they watch (`Scope.at`). They are updated in
             place.
         feeds: The samples.
         providers: Execution providers, the preferred one first.
-        memory: Bytes of activations that one run may return.
-        batch: Samples per run; None: as many as memory allows, at most 8.
+        memory: Bytes of activations that one run may return; a single value of a single sample may
+            exceed it.
+        batch: Samples per run; None: as many as the memory allows, see `plan.most_samples`.
         progress: Told how many samples were run, see `Context.progress`.
-        cache: The folder where statistics are kept between processes; None: nowhere.
+        cache: The folder where statistics are kept between processes, also when this one is
+            interrupted; None: nowhere.
 
     Returns:
-        Why a value could not be watched, by its address; empty where all were.
+        Why a value could not be watched, by its address; empty where all were. Its statistics are
+        worth nothing then.
 
     Raises:
-        GraphoptError: An activation is NaN; there is no such value.
+        GraphoptError: An activation is NaN (it is named, and the sample); there is no such value;
+            the cache cannot be read or written.
     """
-    del cache
-    feeds = feeds.for_model(model)
-    fed = {value.name for value in model.graph.inputs}
-    values = {value.name: value for node in model.graph for value in node.outputs if value.name}
-    missing: dict[str, str] = {}
-    known = {
-        scope.at(value.name)
-        for scope in scopes(model)
-        for value in [*scope.graph.inputs, *(v for node in scope.graph for v in node.outputs)]
-    }
-    for name in watch:
-        if name in fed or name in values:
-            continue
-        if name not in known:
-            raise GraphoptError(f"the model has no value {name!r}")
-        missing[name] = "inside a body or function"
-    sizes = {name: _size(model, values[name], _BATCH) for name in watch if name in values}
-    groups = list(runs(sizes, memory)) or [()]
-    inputs = tuple(name for name in watch if name in fed)
-    total = feeds.count * len(groups)
-    done = 0
-    for position, names in enumerate(groups):
-        if not names and not inputs:
-            break
-        outputs = {value.name for value in model.graph.outputs}
-        session = Session(model, providers, expose=[name for name in names if name not in outputs])
-        watching = (*names, *inputs) if position == 0 else names
-        for samples in feeds.batches(batch or _BATCH):
-            found = {**samples, **session.run(samples)}
-            for name in watching:
-                for statistic in watch[name]:
-                    try:
-                        statistic.update(found[name])
-                    except NotANumberError:
-                        raise GraphoptError(f"{name!r} is NaN", file=feeds.source) from None
-            done += batch or _BATCH
-            if progress is not None:
-                progress("calibration", min(done, total), total)
-    return missing
+    plan = Plan.of(model, watch, feeds.for_model(model), tuple(providers), memory, batch)
+    collection = _Collection(plan, progress or (lambda phase, done, total: None))
+    checkpoint = _checkpoint(collection, cache)
+    with checkpoint.kept():
+        collection.run(checkpoint)
+    return collection.missing
 
 
-def _size(model: ir.Model, value: ir.Value, batch: int) -> int | None:
-    shapes = Shapes.of(model)
-    shape, dtype = shapes.shape(value), shapes.dtype(value)
-    if shape is None or dtype is None:
-        return None
-    elements = math.prod(size if isinstance(size, int) else batch for size in shape)
-    return math.ceil(elements * dtype.itemsize)
+def _checkpoint(collection: _Collection, folder: Path | None) -> Checkpoint:
+    import onnxruntime
+
+    plan, path, key = collection.plan, None, ""
+    if folder is not None:
+        digests = (model_digest(plan.places.model), data_digest(plan.feeds))
+        how = (str(plan.batch), repr(plan.providers), onnxruntime.__version__)
+        key = checkpoint_key((*digests, *how), plan.watch)
+        path = folder / f"calibration-{key[:32]}.npz"
+    return Checkpoint(path, key, plan.watch, collection.missing, collection.seen)
+
+
+class _Collection:
+    """What was seen so far.
+
+    Args:
+        plan: What to see.
+        progress: See `collect`.
+
+    Attributes:
+        missing: Why values cannot be watched.
+        seen: How many samples each value was seen on.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress) -> None:
+        self.plan = plan
+        self.missing = dict(plan.missing)
+        self.seen: dict[str, int] = {}
+        self._progress = progress
+        self._again: tuple[tuple[str, ...], TapSession] | None = None
+
+    def run(self, checkpoint: Checkpoint) -> None:
+        """Run all groups of values to the end of the samples."""
+        groups = list(self._groups())
+        total = sum(self.plan.count - self.seen.get(names[0], 0) for names in groups)
+        done = 0
+        for names in groups:
+            for count in self._passing(names, checkpoint):
+                done += count
+                self._progress("calibration", done, total)
+
+    def _groups(self) -> Iterator[tuple[str, ...]]:
+        """Values that one pass over the samples shows, and that were seen equally often."""
+
+        def seen(name: str) -> int:
+            return self.seen.get(name, 0)
+
+        left = [name for name in self.plan.sizes if seen(name) < self.plan.count]
+        for _, alike in itertools.groupby(sorted(left, key=seen, reverse=True), key=seen):
+            yield from runs({name: self.plan.sizes[name] for name in alike}, self.plan.memory)
+
+    def _passing(self, names: Sequence[str], checkpoint: Checkpoint) -> Iterator[int]:
+        """Show the samples that are left to a group; yield how many came."""
+        start, at = self.seen.get(names[0], 0), 0
+        session = self._session({n: self.plan.forms[n] for n in names if n in self.plan.forms})
+        for samples in self.plan.feeds.batches(self.plan.batch):
+            before, at = at, at + self.plan.samples(samples)
+            if before < start:
+                continue
+            with checkpoint.batch():
+                self._see(session, names, samples, before)
+                self.seen.update(dict.fromkeys(names, at))
+            yield at - before
+
+    def _session(self, forms: Mapping[str, Form]) -> TapSession:
+        return TapSession(self.plan.places, forms, self.plan.providers)
+
+    def _see(self, session: TapSession, names: Sequence[str], samples: Batch, before: int) -> None:
+        """Show one batch to all statistics."""
+        outputs = session.run(samples)
+        self.missing.update(session.missing)
+        suspects = []
+        for name in names:
+            if name in self.missing:
+                continue
+            tap = session.taps.get(name)
+            if tap is None:
+                self._see_arrays(name, [samples[name]], before, samples)
+            elif tap.form is not Form.EXTENT:
+                self._see_arrays(name, tap.arrays(outputs), before, samples)
+            elif not self._see_extents(name, tap, outputs):
+                suspects.append(name)
+        sizes = {name: self.plan.whole_sizes[name] for name in suspects}
+        for group in runs(sizes, self.plan.memory):
+            self._see_again(group, samples, before)
+
+    def _see_extents(self, name: str, tap: Tap, outputs: Mapping[str, Any]) -> bool:
+        extents = list(tap.extents(outputs))
+        if not all(plain for _, _, plain in extents):
+            return False
+        for low, high, _ in extents:
+            for statistic in self.plan.watch[name]:
+                assert isinstance(statistic, ExtentStatistic)
+                statistic.update_extent(low, high)
+        return True
+
+    def _see_again(self, names: tuple[str, ...], samples: Batch, before: int) -> None:
+        """Show values themselves where their extents tell of sentinels, or of NaN."""
+        if self._again is None or self._again[0] != names:
+            self._again = names, self._session(dict.fromkeys(names, Form.NUMBERS))
+        session = self._again[1]
+        outputs = session.run(samples)
+        self.missing.update(session.missing)
+        for name in names:
+            if name not in self.missing:
+                self._see_arrays(name, session.taps[name].arrays(outputs), before, samples)
+
+    def _see_arrays(self, name: str, arrays: Iterable[Array], before: int, samples: Batch) -> None:
+        try:
+            for array in arrays:
+                if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+                    self.missing[name] = "it is no tensor of numbers"
+                    return
+                for statistic in self.plan.watch[name]:
+                    statistic.update(array)
+        except NotANumberError:
+            where = self._sample(name, before, self.plan.samples(samples))
+            raise GraphoptError(
+                f"{name!r} is NaN on {where}",
+                file=self.plan.feeds.source,
+                fix="leave that sample out, or look at what computes the value",
+            ) from None
+        except ValueError as error:
+            self.missing[name] = str(error)
+
+    def _sample(self, name: str, before: int, count: int) -> str:
+        """Name the sample of a batch on which a value is NaN."""
+        forms = {name: Form.NUMBERS} if name in self.plan.forms else {}
+        session = self._session(forms)
+        at = 0
+        for samples in self.plan.feeds.batches(1):
+            here, at = at, at + self.plan.samples(samples)
+            if here < before:
+                continue
+            if here >= before + count:
+                break
+            outputs = session.run(samples)
+            arrays = session.taps[name].arrays(outputs) if forms else [samples[name]]
+            if any(np.isnan(array).any() for array in arrays):
+                last = "" if at == here + 1 else f" to {at - 1}"
+                return f"sample {here}{last}, counted from 0"
+        return f"samples {before} to {before + count - 1}, counted from 0, run together"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -19,6 +19,8 @@ class MinMax:
         high: The largest number; -inf before any was seen.
         masked: How many sentinels were seen.
     """
+
+    needs_shape: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.low, self.high, self.masked = math.inf, -math.inf, 0
@@ -68,6 +70,8 @@ class MovingAverage:
         batches: How many batches with any data were seen.
         masked: How many sentinels were seen.
     """
+
+    needs_shape: ClassVar[bool] = False
 
     def __init__(self, rate: float = 0.01) -> None:
         self.rate = rate
@@ -140,6 +144,8 @@ class ChannelRange:
         high: The largest ones, -inf where none was seen.
         masked: How many sentinels were seen.
     """
+
+    needs_shape: ClassVar[bool] = True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

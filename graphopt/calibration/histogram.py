@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Histogram:
         masked: How many sentinels were seen.
         exponent: The e of the width.
     """
+
+    needs_shape: ClassVar[bool] = False
 
     def __init__(self, bins: int = 2048) -> None:
         if bins < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ class Moments:
         high: The largest number; -inf before any was seen.
         masked: How many sentinels were seen.
     """
+
+    needs_shape: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.count = self.masked = 0
@@ -88,6 +90,8 @@ class ChannelSquares:
         count: How many elements of each channel were seen.
         masked: How many of all elements were sentinels, which count as zero.
     """
+
+    needs_shape: ClassVar[bool] = True
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
