@@ -4,80 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import onnx_ir as ir
 
-from graphopt.rewrite.constants import ONNX_DOMAINS, constant, integers
-from graphopt.rewrite.layers import Axes
+from graphopt.rewrite import written_out
+from graphopt.rewrite.constants import ONNX_DOMAINS, integers
+from graphopt.rewrite.passed import Passed, Quantization
+
+__all__ = ["Passed", "Quantization", "passed_on"]
 
 _DOMAINS = (*ONNX_DOMAINS, "com.microsoft")
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How integers stand for real numbers: real = (stored - zero_point) * scale.
-
-    Args:
-        scale: One positive number, or one per index of `axis`.
-        zero_point: Of the stored type and the shape of the scale; None: zero.
-        axis: The axis of the stored tensor that the scale follows; None: one scale for all.
-    """
-
-    scale: ir.TensorProtocol
-    zero_point: ir.TensorProtocol | None
-    axis: int | None
-
-
-@dataclass(frozen=True)
-class Passed:
-    """A constant as it is read behind some nodes.
-
-    Args:
-        sizes: The shape in which it is read.
-        axes: For each axis of that shape the axis of the stored tensor; None: an inserted one.
-        quantization: How it was dequantized on the way.
-        integers: Whether real numbers were quantized on the way and not dequantized again.
-        opaque: Why the layer behind does not see the stored numbers, where it does not.
-    """
-
-    sizes: tuple[int, ...]
-    axes: tuple[int | None, ...]
-    quantization: Quantization | None = None
-    integers: bool = False
-    opaque: str | None = None
-
-    @classmethod
-    def root(cls, tensor: ir.TensorProtocol) -> Passed:
-        """Return a tensor as it is stored."""
-        sizes = tuple(int(size) for size in tensor.shape.numpy())
-        return cls(sizes, tuple(range(len(sizes))))
-
-    def stored(self, axes: Axes) -> Axes | None:
-        """Translate axes that a layer names into those of the stored tensor.
-
-        Returns:
-            None where a layer sums in groups over an axis that the stored tensor does not have.
-        """
-        inner = None if axes.input is None else self.axes[axes.input]
-        if axes.groups > 1 and inner is None:
-            return None
-        output = None if axes.output is None else self.axes[axes.output]
-        reduction = tuple(axis for a in axes.reduction if (axis := self.axes[a]) is not None)
-        return Axes(output, reduction, inner, axes.groups)
-
-    def dequantized(
-        self, scale: ir.Value | None, zero_point: ir.Value | None, axis: int | None
-    ) -> Quantization | None:
-        """Return how it is dequantized along an axis of the stored tensor.
-
-        Returns:
-            None where scale or zero point are not constant.
-        """
-        scales, zeros = constant(scale), constant(zero_point)
-        if scales is None or (zeros is None and zero_point is not None):
-            return None
-        return Quantization(scales, zeros, None if scales.size == 1 else axis)
 
 
 def passed_on(node: ir.Node, index: int, passed: Passed) -> Passed | str | None:
@@ -87,7 +24,11 @@ def passed_on(node: ir.Node, index: int, passed: Passed) -> Passed | str | None:
         What it is behind the node; a string, where it cannot be followed further, that says what
         stands there; None where the node does something else with it.
     """
-    rule = _RULES.get(node.op_type) if index == 0 and node.domain in _DOMAINS else None
+    if node.domain not in _DOMAINS:
+        return None
+    if passed.unscaled and node.op_type in written_out.OPERATORS:
+        return written_out.followed(node, index, passed)
+    rule = _RULES.get(node.op_type) if index == 0 else None
     return None if rule is None else rule(node, passed)
 
 
@@ -100,7 +41,10 @@ def _same(_: ir.Node, passed: Passed) -> Passed:
 
 def _cast(node: ir.Node, passed: Passed) -> Passed | str:
     to = ir.DataType(node.attributes.get_int("to", 1) or 1)
-    return passed if to.is_floating_point() else f"a Cast to {to.name}"
+    if not to.is_floating_point():
+        return f"a Cast to {to.name}"
+    bare = passed.stored_integers and passed.quantization is None and not passed.integers
+    return replace(passed, unscaled=True) if bare else passed
 
 
 def _transpose(node: ir.Node, passed: Passed) -> Passed | str:
@@ -181,14 +125,15 @@ def _dequantize(node: ir.Node, passed: Passed) -> Passed | str:
         return replace(passed, integers=False)
     if passed.quantization is not None:
         return replace(passed, opaque="dequantized twice")
-    if node.attributes.get_int("block_size", 0):
-        return replace(passed, opaque="quantized in blocks")
+    block_size = node.attributes.get_int("block_size", 0) or 0
+    if block_size and not passed.is_in_order:
+        return replace(passed, opaque="quantized in blocks of transposed axes")
     axis = node.attributes.get_int("axis", 1)
     axis = 1 if axis is None else axis
     in_range = -len(passed.axes) <= axis < len(passed.axes)
     stored = passed.axes[axis] if in_range else None
     zero_point = node.inputs[2] if len(node.inputs) > 2 else None
-    quantization = passed.dequantized(node.inputs[1], zero_point, stored)
+    quantization = passed.dequantized(node.inputs[1], zero_point, stored, block_size)
     if quantization is None:
         return replace(passed, opaque="quantized with a scale that is computed")
     if quantization.scale.size != 1 and stored is None:

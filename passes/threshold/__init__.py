@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -66,7 +66,7 @@ class Threshold(Pass):
     nodes, Cast, Transpose and DequantizeLinear, in bodies and functions; a shared weight is
     decided once. Quantized weights are judged by what they dequantize to, and their zero is the
     zero point. Declined: weights that the caller may override or that a Gather or another
-    operator reads too, packed and blockwise quantized ones, types without a zero.
+    operator reads too, those packed for a contrib operator, types without a zero.
 
     Args:
         value: Threshold on the score, >= 0.
@@ -228,7 +228,7 @@ class Threshold(Pass):
 
     def _decisions(self, prepare: Sequence[Callable[[], Scored]]) -> Iterator[Decision]:
         if self.sparsity is not None and self._scope == "global":
-            yield from self._select((one() for one in prepare), self.sparsity)
+            yield from self._select(prepare, self.sparsity)
             return
         if self.std is not None and self._scope == "global":
             scores = [one() for one in prepare]
@@ -245,15 +245,21 @@ class Threshold(Pass):
         if self.std is not None:
             return self._below(score, self.std * standard_deviation([score.source]))
         if self.sparsity is not None and self._scope == "layer":
-            return next(self._select([score], self.sparsity))
+            return next(self._select([lambda: score], self.sparsity))
         return self._by_rows(score)
+
+    def _made(self, prepare: Callable[[], Scored]) -> Units:
+        return self._units(prepare())
 
     def _units(self, score: Scored) -> Units:
         return Elements(score) if self.block is None else Blocks(score, *self.block)
 
-    def _select(self, scores: Iterable[Scored], sparsity: float) -> Iterator[Decision]:
+    def _select(
+        self, prepare: Sequence[Callable[[], Scored]], sparsity: float
+    ) -> Iterator[Decision]:
         finish = tail_shares if self._score in _LAMP else plain
-        for units, cut in select((self._units(score) for score in scores), sparsity, finish):
+        makers = [partial(self._made, one) for one in prepare]
+        for units, cut in select(makers, sparsity, finish):
             if isinstance(units, Elements):
                 yield cut_elements(units, cut)
             else:

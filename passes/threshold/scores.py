@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from graphopt.errors import GraphoptError
-from passes.threshold.source import Array, Source, Where, contiguous, picked, within
+from passes.threshold.source import Source, contiguous
+from passes.threshold.spread import Array, Where, picked, within
 
 Score = Literal[
     "magnitude", "layer_normalized", "channel_normalized", "lamp", "balanced_lamp", "wanda"

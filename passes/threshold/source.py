@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -12,12 +11,9 @@ import onnx_ir as ir
 from graphopt.errors import GraphoptError
 from graphopt.rewrite.layers import Axes, Role
 from graphopt.rewrite.weights import Weight
+from passes.threshold.spread import Array, Indices, Spread, Where
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Where = tuple[slice, ...]
-"""One slice per axis."""
-Indices = tuple[np.ndarray[Any, np.dtype[np.intp]], ...]
-"""One array of indices per axis."""
+__all__ = ["BLOCK", "Array", "Indices", "Source", "Where", "contiguous"]
 
 BLOCK = 1 << 16
 """Elements that are worked on at a time: what fits a core's own cache."""
@@ -49,20 +45,17 @@ class Source:
             np.float64 if self.tensor.dtype == ir.DataType.DOUBLE else np.float32
         )
         self.verified = False
-        self._scale: Array | None = None
-        self._zero: Array | None = None
+        self._scale: Spread | None = None
+        self._zero: Spread | None = None
         if weight.quantization is not None:
-            axis = weight.quantization.axis
-            self._scale = self._along(weight.quantization.scale.numpy(), axis)
-            self._scale = self._scale.astype(np.float32)
-            if weight.quantization.zero_point is not None:
-                self._zero = self._along(weight.quantization.zero_point.numpy(), axis)
-
-    def _along(self, values: Array, axis: int | None) -> Array:
-        shape = [1] * len(self.shape)
-        if axis is not None:
-            shape[axis] = values.size
-        return values.reshape(shape)
+            scale, zero = weight.quantization.scale, weight.quantization.zero_point
+            self._scale = Spread.of(
+                scale.numpy().astype(np.float32), weight.quantization, self.shape
+            )
+            if zero is not None:
+                self._zero = Spread.of(
+                    zero.numpy().astype(self.tensor.dtype.numpy()), weight.quantization, self.shape
+                )
 
     @property
     def size(self) -> int:
@@ -75,8 +68,8 @@ class Source:
 
     def real(self, stored: Array, where: Where) -> Array:
         """Return the real numbers of a block, of `real_dtype`; maybe a view of `stored`."""
-        zero = None if self._zero is None else self._zero[within(self._zero, where)]
-        scale = None if self._scale is None else self._scale[within(self._scale, where)]
+        zero = None if self._zero is None else self._zero.within(where)
+        scale = None if self._scale is None else self._scale.within(where)
         return self._dequantized(stored[where], zero, scale)
 
     def magnitudes(self, stored: Array, where: Where, room: Array | None = None) -> Array:
@@ -138,7 +131,7 @@ class Source:
         if self._zero is None:
             # A product of bits: several times as fast as a choice by mask, and never -0.
             return np.asarray(np.multiply(bits, keep, dtype=bits.dtype)).view(block.dtype)
-        zero = np.ascontiguousarray(self._zero[within(self._zero, where)]).view(bits.dtype)
+        zero = np.ascontiguousarray(self._zero.within(where)).view(bits.dtype)
         flipped = np.asarray(np.multiply(bits ^ zero, keep, dtype=bits.dtype))
         return np.asarray(np.bitwise_xor(flipped, zero)).view(block.dtype)
 
@@ -153,27 +146,9 @@ class Source:
         starts = generator.integers(0, self.size - run + 1, size=-(-count // run))
         flat = (starts[:, None] + np.arange(run)).reshape(-1)
         indices = np.unravel_index(flat, self.shape)
-        zero = None if self._zero is None else picked(self._zero, indices)
-        scale = None if self._scale is None else picked(self._scale, indices)
+        zero = None if self._zero is None else self._zero.picked(indices)
+        scale = None if self._scale is None else self._scale.picked(indices)
         return np.abs(self._dequantized(self.stored()[indices], zero, scale)), indices
-
-
-def picked(broadcast: Array, indices: Indices) -> Array:
-    """Return the elements of an array that broadcasts against what was picked."""
-    return broadcast[
-        tuple(
-            np.zeros_like(index) if size == 1 else index
-            for size, index in zip(broadcast.shape, indices, strict=True)
-        )
-    ]
-
-
-def within(broadcast: Array, where: Where) -> Where:
-    """Return the part of an array that broadcasts against a block."""
-    return tuple(
-        slice(None) if size == 1 else part
-        for size, part in zip(broadcast.shape, where, strict=True)
-    )
 
 
 def contiguous(shape: tuple[int, ...], limit: int = BLOCK) -> Iterator[Where]:

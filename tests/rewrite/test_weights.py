@@ -199,10 +199,20 @@ def test_quantized_weights() -> None:
     assert refused(integer) == {"w": "integers whose scale is applied behind the layer"}
 
 
-def test_blockwise_quantized_weights_are_refused() -> None:
+def test_blockwise_quantized_weights_say_their_blocks() -> None:
     body = """g (float[N, 4] x) => (y) <int8[4, 1] w = {1, 2, 3, 4}, float[2, 1] s = {0.1, 0.2}>
     { v = DequantizeLinear <axis = 0, block_size = 2> (w, s) y = MatMul (x, v) }"""
-    assert refused(model(body, opset=21)) == {"w": "quantized in blocks"}
+    (weight,) = weights(model(body, opset=21))
+    assert isinstance(weight, Weight)
+    assert weight.quantization is not None
+    assert (weight.quantization.axis, weight.quantization.block_size) == (0, 2)
+
+
+def test_blocks_behind_a_transpose_are_refused() -> None:
+    body = """g (float[N, 4] x) => (y) <int8[1, 4] w = {1, 2, 3, 4}, float[2, 1] s = {0.1, 0.2}>
+    { t = Transpose (w) v = DequantizeLinear <axis = 0, block_size = 2> (t, s)
+      y = MatMul (x, v) }"""
+    assert refused(model(body, opset=21)) == {"w": "quantized in blocks of transposed axes"}
 
 
 def test_fake_quantized_weights_are_real() -> None:
@@ -236,3 +246,77 @@ def test_normalization_and_bias_only_on_request() -> None:
     assert list(found(one)) == ["w"]
     assert list(found(one, roles=(Role.BIAS,))) == ["b"]
     assert list(found(one, roles=(Role.NORMALIZATION,))) == ["s", "t"]
+
+
+WRITTEN_OUT = """g (float[N, 4] x) => (y) <int8[4, 2] w = {1, 2, 3, 4, 5, 6, 7, 8}, %s>
+{ c = Cast <to = 1> (w) %s y = MatMul (x, v) }"""
+
+
+@pytest.mark.parametrize(
+    ("constants", "nodes", "axis", "block_size", "zero_point"),
+    [
+        ("float s = {0.5}", "v = Mul (c, s)", None, 0, None),
+        ("float[2] s = {0.5, 0.25}", "v = Mul (s, c)", 1, 0, None),
+        ("float[4, 1] s = {1, 2, 3, 4}", "v = Mul (c, s)", 0, 0, None),
+        (
+            "float[2] s = {0.5, 0.25}, int8 z = {3}",
+            "f = Cast <to = 1> (z) d = Sub (c, f) v = Mul (d, s)",
+            1,
+            0,
+            [3, 3],
+        ),
+        (
+            "float[2, 2] s = {1, 2, 3, 4}, int32[4] i = {0, 0, 0, 1}",
+            "r = Gather (s, i) v = Mul (c, r)",
+            0,
+            3,
+            None,
+        ),
+    ],
+)
+def test_dequantization_may_be_written_out(
+    constants: str,
+    nodes: str,
+    axis: int | None,
+    block_size: int,
+    zero_point: list[int] | None,
+) -> None:
+    (weight,) = weights(model(WRITTEN_OUT % (constants, nodes)))
+    assert isinstance(weight, Weight)
+    found = weight.quantization
+    assert found is not None
+    assert (found.axis, found.block_size) == (axis, block_size)
+    points = None if found.zero_point is None else found.zero_point.numpy().tolist()
+    assert points == zero_point
+
+
+@pytest.mark.parametrize(
+    ("constants", "nodes", "why"),
+    [
+        ("float[4, 2] s = {1, 2, 3, 4, 5, 6, 7, 8}", "v = Mul (c, s)", "scaled in a way"),
+        ("float[1, 1, 1] s = {1}", "v = Mul (c, s)", "scaled in a way"),
+        (
+            "float[2] s = {1, 2}, float[4, 1] z = {1, 2, 3, 4}",
+            "d = Sub (c, z) v = Mul (d, s)",
+            "differ in axis",
+        ),
+    ],
+)
+def test_other_arithmetic_on_integers_is_refused(constants: str, nodes: str, why: str) -> None:
+    assert why in refused(model(WRITTEN_OUT % (constants, nodes)))["w"]
+
+
+@pytest.mark.parametrize(
+    ("constants", "nodes"),
+    [
+        ("float s = {0.5}, float z = {0.5}", "d = Sub (c, z) v = Mul (d, s)"),
+        ("float s = {0.5}", "d = Mul (c, x) v = Mul (d, s)"),
+        ("float s = {0.5}", "d = Sub (s, c) v = Mul (d, s)"),
+        (
+            "float[2, 2] s = {1, 2, 3, 4}, int32[4] i = {0, 1, 0, 1}",
+            "r = Gather (s, i) v = Mul (c, r)",
+        ),
+    ],
+)
+def test_integers_that_are_computed_with_are_no_weight(constants: str, nodes: str) -> None:
+    assert list(weights(model(WRITTEN_OUT % (constants, nodes)))) == []

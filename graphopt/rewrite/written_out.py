@@ -1,0 +1,127 @@
+"""Dequantization that is written out: Mul(Sub(Cast(integers), zero point), scale).
+
+ONNX Runtime computes it once, when a session starts; a DequantizeLinear of a constant runs every
+time. Scales of blocks are repeated by a Gather with the index of each element's block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.rewrite.constants import constant, is_op
+from graphopt.rewrite.passed import Passed, Quantization
+
+OPERATORS = ("Sub", "Mul")
+"""What may follow the Cast of stored integers."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A constant whose elements are repeated along an axis.
+
+    Args:
+        tensor: The constant, without an element twice.
+        shape: Its shape as it is read.
+        axis: Where elements are repeated.
+        block_size: How often each is; the last one may be less often. 0: none is.
+    """
+
+    tensor: ir.TensorProtocol
+    shape: tuple[int, ...]
+    axis: int = 0
+    block_size: int = 0
+
+
+def followed(node: ir.Node, index: int, passed: Passed) -> Passed | str:
+    """Follow integers that were cast to floats through the node that shifts or scales them."""
+    what = f"a {node.op_type}"
+    operand = repeated(node.inputs[1 - index])
+    if operand is None or (node.op_type == "Sub" and (index or passed.shift is not None)):
+        return what
+    found = _quantization(operand, passed)
+    if found is None or (node.op_type == "Sub" and not _is_whole(operand.tensor)):
+        why = "scaled in a way that no DequantizeLinear does"
+        return replace(passed, opaque=why, unscaled=False)
+    if node.op_type == "Sub":
+        return replace(passed, shift=found)
+    shift = passed.shift
+    zero_point = None if shift is None else shift.scale
+    if shift is not None and (shift.axis, shift.block_size) != (found.axis, found.block_size):
+        if shift.axis is not None:
+            return replace(passed, opaque="its zero points and scales differ in axis")
+        # One zero point for all channels: users of a Quantization want one for each.
+        zero_point = _spread(shift.scale, found.scale)
+    quantization = replace(found, zero_point=zero_point)
+    return replace(passed, quantization=quantization, unscaled=False, shift=None)
+
+
+def repeated(value: ir.Value | None) -> Repeated | None:
+    """Read a constant that may be stored as integers and cast, and repeated by a Gather."""
+    producer = None if value is None else value.producer()
+    if producer is not None and is_op(producer, "Cast"):
+        return repeated(producer.inputs[0])
+    if producer is not None and is_op(producer, "Gather"):
+        return _gathered(producer)
+    tensor = constant(value)
+    return None if tensor is None else Repeated(tensor, _sizes(tensor))
+
+
+def _gathered(node: ir.Node) -> Repeated | None:
+    source, indices = repeated(node.inputs[0]), constant(node.inputs[1])
+    if source is None or source.block_size or indices is None or len(indices.shape) != 1:
+        return None
+    axis, rank = node.attributes.get_int("axis", 0) or 0, len(source.shape)
+    if not -rank <= axis < rank:
+        return None
+    axis %= rank
+    index = indices.numpy()
+    block_size = int(np.count_nonzero(index == 0))
+    if not block_size or not np.array_equal(index, np.arange(index.size) // block_size):
+        return None
+    if source.shape[axis] != -(-index.size // block_size):
+        return None
+    shape = (*source.shape[:axis], index.size, *source.shape[axis + 1 :])
+    return Repeated(source.tensor, shape, axis, block_size)
+
+
+def _quantization(operand: Repeated, passed: Passed) -> Quantization | None:
+    """Say which axes of the stored tensor an operand follows, that broadcasts to what is read."""
+    lead = len(passed.sizes) - len(operand.shape)
+    sizes = (1,) * lead + operand.shape
+    if lead < 0 or any(own not in (1, size) for own, size in zip(sizes, passed.sizes, strict=True)):
+        return None
+    if operand.block_size:
+        axis = passed.axes[lead + operand.axis]
+        whole = sizes == passed.sizes and passed.is_in_order
+        return Quantization(operand.tensor, None, axis, operand.block_size) if whole else None
+    follows = [axis for axis, size in enumerate(sizes) if size > 1]
+    shared = [axis for axis, size in enumerate(passed.sizes) if sizes[axis] < size]
+    if not follows:
+        return Quantization(operand.tensor, None, None)
+    if len(follows) == 1:
+        axis = passed.axes[follows[0]]
+        return None if axis is None else Quantization(operand.tensor, None, axis)
+    if len(shared) == 1 and passed.is_in_order:
+        # One block spans the axis.
+        return Quantization(operand.tensor, None, passed.axes[shared[0]], passed.sizes[shared[0]])
+    return None
+
+
+def _is_whole(tensor: ir.TensorProtocol) -> bool:
+    """Whether all zero points are integers."""
+    if tensor.dtype.is_integer():
+        return True
+    points = tensor.numpy().astype(np.float64)
+    return bool(np.array_equal(points, np.rint(points)))
+
+
+def _spread(one: ir.TensorProtocol, like: ir.TensorProtocol) -> ir.TensorProtocol:
+    element = one.numpy().reshape(())
+    return ir.Tensor(np.full(_sizes(like), element, element.dtype), dtype=one.dtype)
+
+
+def _sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    return tuple(int(size) for size in tensor.shape.numpy())
