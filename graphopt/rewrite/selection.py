@@ -26,6 +26,8 @@ def selects(
     include: Globs = "*",
     exclude: Globs = "",
     op_types: Collection[str] | None = None,
+    *,
+    names: Collection[str] = (),
 ) -> bool:
     """Whether a node is meant.
 
@@ -36,13 +38,14 @@ def selects(
             that it reads, alone or as `scope/name`.
         exclude: Globs, none of which may.
         op_types: Its operator must be one of these; None: any.
+        names: What else it goes by, such as the name of a weight that it reads transposed.
     """
     if op_types is not None and node.op_type not in op_types:
         return False
-    names = {node.name, *(output.name for output in node.outputs)}
-    names |= {value.name for value in node.inputs if value is not None and _stored(value)}
-    spelled = [name for name in names if name]
-    spelled += [scope.at(name) for name in spelled]
+    own = {node.name, *(output.name for output in node.outputs)}
+    own |= {value.name for value in node.inputs if value is not None and _stored(value)}
+    spelled = [name for name in own if name]
+    spelled += [*(scope.at(name) for name in spelled), *names]
     return _matches(spelled, include) and not _matches(spelled, exclude)
 
 
