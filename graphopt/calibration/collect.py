@@ -118,7 +118,8 @@ class _Collection:
 
         left = [name for name in self.plan.sizes if seen(name) < self.plan.count]
         for _, alike in itertools.groupby(sorted(left, key=seen, reverse=True), key=seen):
-            yield from runs({name: self.plan.sizes[name] for name in alike}, self.plan.memory)
+            sizes = {name: self.plan.sizes[name] for name in alike}
+            yield from runs(sizes, self.plan.memory, most=len(sizes))
 
     def _passing(self, names: Sequence[str], checkpoint: Checkpoint) -> Iterator[int]:
         """Show the samples that are left to a group; yield how many came."""
@@ -152,7 +153,7 @@ class _Collection:
             elif not self._see_extents(name, tap, outputs):
                 suspects.append(name)
         sizes = {name: self.plan.whole_sizes[name] for name in suspects}
-        for group in runs(sizes, self.plan.memory):
+        for group in runs(sizes, self.plan.memory, most=len(sizes)):
             self._see_again(group, samples, before)
 
     def _see_extents(self, name: str, tap: Tap, outputs: Mapping[str, Any]) -> bool:

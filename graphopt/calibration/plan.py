@@ -134,14 +134,15 @@ def _form(places: Places, name: str, watching: Sequence[Statistic], *, reduce: b
 def _measured(
     places: Places, names: Sequence[str], feeds: Feeds, providers: tuple[str, ...]
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the bytes of each value for one sample, as the first one has them."""
-    if not names:
-        return {}, {}
-    session = TapSession(places, dict.fromkeys(names, Form.SHAPE), providers)
+    """Return the bytes of each value for one sample; dynamic shapes are those of the first one."""
     samples = next(feeds.batches(1))
     count = _samples(feeds, samples)
+    sizes = {name: size for name in names if (size := places.size(name, count)) is not None}
+    unknown = [name for name in names if name not in sizes]
+    if not unknown:
+        return sizes, {}
+    session = TapSession(places, dict.fromkeys(unknown, Form.SHAPE), providers)
     outputs = session.run(samples)
-    sizes = {}
     for name, tap in session.taps.items():
         dtype = places.dtype(name) or ir.DataType.FLOAT
         sizes[name] = -(-int(tap.size(outputs) * dtype.itemsize) // count)

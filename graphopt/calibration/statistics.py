@@ -27,7 +27,12 @@ class Statistic(Protocol):
 
     The `repr` of one that has seen nothing says what it computes, parameters included: statistics
     that say the same are interchangeable.
+
+    Attributes:
+        needs_shape: Whether the shape of a batch matters, and not only its numbers.
     """
+
+    needs_shape: ClassVar[bool]
 
     def update(self, batch: Array) -> None:
         """See one more batch.

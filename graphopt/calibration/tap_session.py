@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from graphopt.calibration.taps import Form, Places, Tap, Tapped, tapped
@@ -32,7 +32,7 @@ class TapSession:
         self.missing: dict[str, str] = {}
         self.taps: Mapping[str, Tap] = {}
         self._session: Session | None = None
-        self._open(dict(forms), self._load)
+        self._open(forms, None)
 
     def run(self, batch: Batch) -> dict[str, Any]:
         """Run one batch; return all outputs of taps.
@@ -45,54 +45,56 @@ class TapSession:
         try:
             return self._session.run(batch)
         except CheckFailed:
-            Session(self._places.model, self._providers).run(batch)
-        self._open(
-            {name: tap.form for name, tap in self.taps.items()},
-            lambda found: self._load(found).run(batch),
-        )
-        return self.run(batch)
+            self._try_untapped(batch)
+        self._open({name: tap.form for name, tap in self.taps.items()}, batch)
+        return {} if self._session is None else self._session.run(batch)
 
-    def _load(self, found: Tapped) -> Session:
-        return Session(found.model, self._providers, title=_title(self._places))
-
-    def _open(self, forms: dict[str, Form], attempt: Callable[[Tapped], object]) -> None:
-        """Open a session on all values for which an attempt succeeds."""
-        found = self._tapped(forms)
-        if len(found.taps) > 0:
-            reasons = self._failures(dict(found.taps), attempt)
-            if len(reasons) == len(found.taps):
-                Session(self._places.model, self._providers)
-            if reasons:
-                self.missing.update(reasons)
-                found = self._tapped(
-                    {name: form for name, form in forms.items() if name not in self.missing}
-                )
-        self.taps = found.taps
-        self._session = self._load(found) if found.taps else None
-
-    def _tapped(self, forms: Mapping[str, Form]) -> Tapped:
+    def _open(self, forms: Mapping[str, Form], samples: Batch | None) -> None:
+        """Open a session on all values with which the model loads, and runs on samples."""
         found = tapped(self._places, forms)
         self.missing.update(found.missing)
-        return found
+        session: Session | None = None
+        while found.taps:
+            try:
+                session = self._attempt(found, samples)
+                break
+            except CheckFailed as error:
+                reasons = self._reasons({n: tap.form for n, tap in found.taps.items()}, samples)
+                if len(reasons) == len(found.taps):
+                    self._try_untapped(samples)
+                if not reasons:
+                    raise CheckFailed(
+                        f"the model fails when it is watched: {error.cause}"
+                    ) from None
+                self.missing.update(reasons)
+                found = tapped(self._places, {n: forms[n] for n in found.taps if n not in reasons})
+        self.taps, self._session = found.taps, session
 
-    def _failures(
-        self, taps: Mapping[str, Tap], attempt: Callable[[Tapped], object]
-    ) -> dict[str, str]:
-        """Find the values that make an attempt fail, and why, by halves."""
-        forms = {name: tap.form for name, tap in taps.items()}
+    def _attempt(self, found: Tapped, samples: Batch | None) -> Session:
+        session = Session(found.model, self._providers, title=_title(self._places))
+        if samples is not None:
+            session.run(samples)
+        return session
+
+    def _try_untapped(self, samples: Batch | None) -> None:
+        """Let the model fail on its own, if it does."""
+        session = Session(self._places.model, self._providers)
+        if samples is not None:
+            session.run(samples)
+
+    def _reasons(self, forms: Mapping[str, Form], samples: Batch | None) -> dict[str, str]:
+        """Find the values with which an attempt fails, and why, by halves."""
         try:
-            attempt(self._tapped(forms))
+            self._attempt(tapped(self._places, forms), samples)
         except CheckFailed as error:
-            if len(taps) == 1:
-                return {next(iter(taps)): error.cause}
-            names = list(taps)
+            if len(forms) == 1:
+                return {next(iter(forms)): error.cause}
+            names = list(forms)
             middle = len(names) // 2
-            halves = (names[:middle], names[middle:])
-            return {
-                name: why
-                for half in halves
-                for name, why in self._failures({n: taps[n] for n in half}, attempt).items()
-            }
+            found = {}
+            for half in (names[:middle], names[middle:]):
+                found.update(self._reasons({name: forms[name] for name in half}, samples))
+            return found
         return {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -117,6 +118,12 @@ class Places:
         self.model = model
         self.shapes = Shapes.of(model)
         self.values: dict[str, tuple[Scope, ir.Value]] = {}
+        # The symbols of the first axis of inputs.
+        self._batches = {
+            str(value.shape[0])
+            for value in model.graph.inputs
+            if value.shape and isinstance(value.shape[0], ir.SymbolicDim) and value.shape[0].value
+        }
         for scope in scopes(model):
             for value in _values(scope):
                 self.values.setdefault(scope.at(value.name), (scope, value))
@@ -134,6 +141,19 @@ class Places:
     def dtype(self, address: str) -> ir.DataType | None:
         """The element type of a value, where it is known."""
         return self.shapes.dtype(self.values[address][1])
+
+    def size(self, address: str, samples: int) -> int | None:
+        """The bytes of a value for one sample, where nothing but the batch is dynamic."""
+        scope, value = self.values[address]
+        shape, dtype = self.shapes.shape(value), self.dtype(address)
+        if shape is None or dtype is None or scope.name:
+            return None
+        sizes = [1 if size in self._batches else size for size in shape]
+        if any(not isinstance(size, int) for size in sizes):
+            return None
+        elements = math.prod(size for size in sizes if isinstance(size, int))
+        apart = 1 if self._batches & set(shape) else samples
+        return math.ceil(elements * dtype.itemsize / apart)
 
     def reduces(self, address: str) -> bool:
         """Whether the extent of a value can be taken inside of the graph."""
