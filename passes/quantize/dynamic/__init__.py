@@ -179,7 +179,7 @@ def _other_reader(item: Layer, nodes: set[ir.Node]) -> str | None:
             if reader not in nodes or index not in _weight_inputs(reader):
                 return (
                     f"its weight {weight.root.name!r} is read by {reader.op_type}"
-                    f" {reader.name or reader.outputs[0].name!r} too, which needs the floats"
+                    f" {reader.name or reader.outputs[0].name} too, which needs the floats"
                 )
     return None
 
