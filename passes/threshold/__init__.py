@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal, get_args
@@ -228,7 +228,7 @@ class Threshold(Pass):
 
     def _decisions(self, prepare: Sequence[Callable[[], Scored]]) -> Iterator[Decision]:
         if self.sparsity is not None and self._scope == "global":
-            yield from self._select(prepare, self.sparsity)
+            yield from self._select((one() for one in prepare), self.sparsity)
             return
         if self.std is not None and self._scope == "global":
             scores = [one() for one in prepare]
@@ -245,21 +245,15 @@ class Threshold(Pass):
         if self.std is not None:
             return self._below(score, self.std * standard_deviation([score.source]))
         if self.sparsity is not None and self._scope == "layer":
-            return next(self._select([lambda: score], self.sparsity))
+            return next(self._select([score], self.sparsity))
         return self._by_rows(score)
-
-    def _made(self, prepare: Callable[[], Scored]) -> Units:
-        return self._units(prepare())
 
     def _units(self, score: Scored) -> Units:
         return Elements(score) if self.block is None else Blocks(score, *self.block)
 
-    def _select(
-        self, prepare: Sequence[Callable[[], Scored]], sparsity: float
-    ) -> Iterator[Decision]:
+    def _select(self, scores: Iterable[Scored], sparsity: float) -> Iterator[Decision]:
         finish = tail_shares if self._score in _LAMP else plain
-        makers = [partial(self._made, one) for one in prepare]
-        for units, cut in select(makers, sparsity, finish):
+        for units, cut in select((self._units(score) for score in scores), sparsity, finish):
             if isinstance(units, Elements):
                 yield cut_elements(units, cut)
             else:

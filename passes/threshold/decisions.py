@@ -9,8 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from passes.threshold.selection import Cut
-from passes.threshold.source import Array, Source, Where
+from passes.threshold.source import Array, Source, Where, contiguous
 from passes.threshold.units import Elements
+
+_FIRST = 1024
+"""Elements that are looked at before all are."""
 
 Masks = Callable[[], Iterator[tuple[Where, Array]]]
 """Yields blocks of a weight, together all of it, and which of their elements stay."""
@@ -69,8 +72,15 @@ def cut_elements(units: Elements, cut: Cut) -> Decision:
     source = units.scored.source
     if cut.zeroed == source.size:
         return counted(source, masks)
-    changes = cut.zeroed > 0 and any(_zeroes_more(source, masks))
+    changes = cut.zeroed > 0 and (_goes(units, cut) or any(_zeroes_more(source, masks)))
     return Decision(source, masks, cut.zeroed, changes, units.scored.magnitude_of(cut.threshold))
+
+
+def _goes(units: Elements, cut: Cut) -> bool:
+    """Whether one of the first elements goes and is not zero: mostly, and no more is read."""
+    source = units.scored.source
+    scores = units.scored.scores(source.stored(), next(contiguous(source.shape, _FIRST)))
+    return bool(np.any((scores > 0) & (scores < cut.threshold)))
 
 
 def _zeroes_more(source: Source, masks: Masks) -> Iterator[bool]:

@@ -113,8 +113,7 @@ def channel_squares(source: Source) -> Array:
     total = np.zeros([1 if a in summed else size for a, size in enumerate(source.shape)])
     stored, room = source.stored(), source.room()
     for where in contiguous(source.shape):
-        magnitudes = source.magnitudes(stored, where, room)
-        squares = _squares(magnitudes, summed)
+        squares = _squares(source.real(stored, where), summed, room)
         if squares is None:
             real = source.magnitudes(stored, where).astype(np.float64)
             with np.errstate(over="ignore", under="ignore"):
@@ -128,10 +127,13 @@ def channel_squares(source: Source) -> Array:
     return np.add.reduceat(total, starts, axis=grouped)
 
 
-def _squares(magnitudes: Array, axes: tuple[int, ...]) -> Array | None:
-    """Square in place and sum; None where squares leave the range of the type."""
-    with np.errstate(over="ignore", under="ignore"):
-        squares = np.square(magnitudes, out=magnitudes)
+def _squares(real: Array, axes: tuple[int, ...], room: Array) -> Array | None:
+    """Square and sum; None where squares leave the range of the type, or there is no number.
+
+    A sum is finite only if all that it sums is, so that no element need be looked at by itself.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.square(real, out=room[: real.size].reshape(real.shape))
         sums = np.add.reduce(squares, axis=axes, keepdims=True)
     in_range = np.isfinite(sums).all() and sums.min(initial=1.0) > 1e-30
     return np.asarray(sums) if in_range else None

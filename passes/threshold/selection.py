@@ -9,13 +9,12 @@ read again with a wider one. This is Floyd and Rivest's SELECT (CACM 18, 1975) o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from passes.threshold.in_threads import in_threads
 from passes.threshold.source import Array
 
 _WHOLE = 1 << 22
@@ -144,27 +143,21 @@ def tail_shares(values: Array, counts: Array | None, squares_above: float) -> Ar
     return np.divide(squares, tails, out=np.zeros_like(squares), where=tails > 0)
 
 
-Make = Callable[[], P]
-
-
-def select(
-    makers: Sequence[Make[P]], sparsity: float, finish: Finish = plain
-) -> list[tuple[P, Cut]]:
+def select(parts: Iterable[P], sparsity: float, finish: Finish = plain) -> list[tuple[P, Cut]]:
     """Find the cuts that zero exactly k scores of all n together, the smallest.
 
     k is `sparsity` times n, rounded to the nearest integer (a half to the even one). Ties go to
     zero in order: the earlier weight first, in it the earlier element.
 
     Args:
-        makers: Make what to select from. Each part is sampled when it was made, while it is in
-            the page cache; two at a time are, and are read, in threads.
+        parts: What to select from. Each is sampled when it comes, while it is in the page cache.
         sparsity: From 0 to 1.
         finish: Turns the scores of a part into what is compared; must not fall as they rise.
 
     Returns:
         The parts, each with its cut.
     """
-    ranges = _Ranges(makers, sparsity, finish)
+    ranges = _Ranges(parts, sparsity, finish)
     return list(zip(ranges.parts, _cuts_of(ranges, sparsity, finish), strict=True))
 
 
@@ -176,11 +169,7 @@ def _cuts_of(ranges: _Ranges[P], sparsity: float, finish: Finish) -> list[Cut]:
         return [Cut(0.0, 0, 0) for _ in parts]
     if k == total:
         return [Cut(math.inf, 0, part.size) for part in parts]
-
-    def read(index: int) -> _Bracket:
-        return _read(parts[index], *ranges.of(index), finish)
-
-    brackets = list(in_threads(read, range(len(parts))))
+    brackets = [_read(part, *ranges.of(index), finish) for index, part in enumerate(parts)]
     while True:
         threshold = _threshold(brackets, k)
         missed = [index for index, one in enumerate(brackets) if one.misses(threshold)]
@@ -188,21 +177,21 @@ def _cuts_of(ranges: _Ranges[P], sparsity: float, finish: Finish) -> list[Cut]:
             return _cuts(brackets, threshold, k)
         for index in missed:
             ranges.widen(index)
-        for index, bracket in zip(missed, in_threads(read, missed), strict=True):
-            brackets[index] = bracket
+            brackets[index] = _read(parts[index], *ranges.of(index), finish)
 
 
 class _Ranges(Generic[P]):
     """Between which scores each part will be cut, guessed from samples."""
 
-    def __init__(self, makers: Sequence[Make[P]], share: float, finish: Finish) -> None:
+    def __init__(self, parts: Iterable[P], share: float, finish: Finish) -> None:
         self.parts: list[P] = []
         self._share = share
         self._finish = finish
         self._samples: list[Array] = []
-        for part, sample in in_threads(_sampled, makers):
+        for part in parts:
             self.parts.append(part)
-            self._samples.append(sample)
+            self._samples.append(np.sort(part.sample(min(_SAMPLE, max(256, part.size // 32)))))
+        self._finals: list[Array] = []
         self._widths = [1] * len(self.parts)
         total = sum(part.size for part in self.parts)
         if total <= _WHOLE:
@@ -211,7 +200,8 @@ class _Ranges(Generic[P]):
         step = max(1, total // _LOOK)
         looked, weights = [], []
         for part, sample in zip(self.parts, self._samples, strict=True):
-            thinned = self._compared(sample, part)[:: max(1, sample.size * step // part.size)]
+            self._finals.append(self._compared(sample, part))
+            thinned = self._finals[-1][:: max(1, sample.size * step // part.size)]
             looked.append(thinned)
             weights.append(np.full(thinned.size, part.size / thinned.size))
         scores, weight = np.concatenate(looked), np.concatenate(weights)
@@ -236,8 +226,7 @@ class _Ranges(Generic[P]):
         low, high = self._quantile(share - margin), self._quantile(share + margin)
         if self._finish is plain:
             return low, high
-        sample = self._samples[index]
-        finals = self._compared(sample, self.parts[index])
+        sample, finals = self._samples[index], self._finals[index]
         first = int(np.searchsorted(finals, low, side="left")) - 1
         last = int(np.searchsorted(finals, high, side="right"))
         # How far a sampled tail of squares may be off, as a share of the score.
@@ -256,11 +245,6 @@ class _Ranges(Generic[P]):
     def widen(self, index: int) -> None:
         """Make the bracket of a part four times as wide."""
         self._widths[index] *= 4
-
-
-def _sampled(make: Make[P]) -> tuple[P, Array]:
-    part = make()
-    return part, np.sort(part.sample(min(_SAMPLE, max(256, part.size // 32))))
 
 
 def _read(part: Part, low: float, high: float, finish: Finish) -> _Bracket:
