@@ -7,6 +7,7 @@ from graphopt.calibration.moments import ChannelSquares, Moments
 from graphopt.calibration.observe import observe, runs
 from graphopt.calibration.ranges import Ranges, ranges, statistics
 from graphopt.calibration.rules import Range, Rule
+from graphopt.calibration.second_moments import Patches, Rows, SecondMoments, rows_of
 from graphopt.calibration.statistics import NotANumberError, Statistic
 
 __all__ = [
@@ -17,13 +18,17 @@ __all__ = [
     "Moments",
     "MovingAverage",
     "NotANumberError",
+    "Patches",
     "Range",
     "Ranges",
+    "Rows",
     "Rule",
+    "SecondMoments",
     "Statistic",
     "collect",
     "observe",
     "ranges",
+    "rows_of",
     "runs",
     "statistics",
 ]

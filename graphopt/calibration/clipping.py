@@ -9,8 +9,14 @@ from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.statistics import Array
 from graphopt.rewrite.grid import Grid, grid_for, limits
 
-_STEPS = 100
-"""How many places of each end a search looks at."""
+_STEPS = 32
+"""How many places of an end a search looks at."""
+
+_FINE = 9
+"""How many it then looks at around the best of them."""
+
+_CLIPPINGS = 100
+"""How many clippings are compared by their divergence."""
 
 _SMALLEST = 0.02
 """How far a search for the least error shrinks a range, as a share of it."""
@@ -23,42 +29,62 @@ def least_error(
 
     Each bin counts as its middle; on what the bin is spread around it the choice hardly depends,
     as it adds the same to all grids whose steps are wider than a bin. Steps finer than a bin
-    add step^2 / 12. The search moves the ends in turn, by hundredths of the range.
+    add step^2 / 12. The search shrinks both ends together, and then each in turn.
 
     Args:
         histogram: What was seen, not empty.
         dtype: How it is stored.
         symmetric: Whether 0 is stored as the middle of the type.
     """
-    middles, counts = _middles(histogram)
     bottom, top = min(histogram.low, 0.0), max(histogram.high, 0.0)
-
-    def error(low: float, high: float) -> float:
-        grid = grid_for(low, high, dtype, symmetric=symmetric)
-        return _error(grid, middles, counts, histogram.width)
-
-    shares = np.linspace(_SMALLEST, 1, _STEPS)
+    search = _Search(histogram, dtype, symmetric)
+    ends = search.shrink((bottom, top), (True, True))
     if symmetric or bottom == 0 or top == 0:
-        best = min(shares[::-1], key=lambda share: error(bottom * share, top * share))
-        return bottom * float(best), top * float(best)
-    # Both ends together first, and then each for itself: one of them may hold the outliers.
-    together = float(min(shares[::-1], key=lambda share: error(bottom * share, top * share)))
-    low, high = bottom * together, top * together
+        return ends
+    # Each for itself: one of them may hold the outliers.
     for _ in range(2):
-        low = bottom * float(min(shares[::-1], key=lambda share: error(bottom * share, high)))
-        high = top * float(min(shares[::-1], key=lambda share: error(low, top * share)))
-    return low, high
+        ends = search.shrink((bottom, ends[1]), (True, False))
+        ends = search.shrink((ends[0], top), (False, True))
+    return ends
 
 
-def _error(grid: Grid, middles: Array, counts: Array, width: float) -> float:
-    apart = np.square(grid.nearest(middles) - middles)
-    step = float(grid.scale)
-    if grid.dtype.is_integer() and step < width:
-        least, largest = limits(grid.dtype)
-        zero = 0 if grid.zero_point is None else int(grid.zero_point)
-        inside = (middles >= (least - zero) * step) & (middles <= (largest - zero) * step)
-        apart[inside] = step * step / 12
-    return float(counts @ apart)
+class _Search:
+    def __init__(self, histogram: Histogram, dtype: ir.DataType, symmetric: bool) -> None:
+        self._middles, self._counts = _middles(histogram)
+        self._width, self._dtype, self._symmetric = histogram.width, dtype, symmetric
+
+    def shrink(self, ends: tuple[float, float], moving: tuple[bool, bool]) -> tuple[float, float]:
+        """Return the ends times the best share, of those that move: first coarse, then fine."""
+        step = (1 - _SMALLEST) / _STEPS
+        best = self._best(ends, moving, np.linspace(1, _SMALLEST, _STEPS + 1))
+        fine = np.linspace(min(1.0, best + step), max(_SMALLEST, best - step), _FINE)
+        best = self._best(ends, moving, fine)
+        low, high = (end * best if moves else end for end, moves in zip(ends, moving, strict=True))
+        return low, high
+
+    def _best(self, ends: tuple[float, float], moving: tuple[bool, bool], shares: Array) -> float:
+        low, high = (
+            end * (shares if moves else np.ones_like(shares))
+            for end, moves in zip(ends, moving, strict=True)
+        )
+        grid = grid_for(low, high, self._dtype, symmetric=self._symmetric, axis=0)
+        return float(shares[np.argmin(self._errors(grid))])
+
+    def _errors(self, grid: Grid) -> Array:
+        """Squared errors, one for each scale of a grid."""
+        middles = np.broadcast_to(self._middles, (grid.scale.size, self._middles.size))
+        apart = np.square(grid.nearest(middles) - middles)
+        fine = grid.dtype.is_integer() & (grid.scale < self._width)
+        if fine.any():
+            least, largest = limits(grid.dtype)
+            zero = 0 if grid.zero_point is None else grid.zero_point
+            low, high = (least - zero) * grid.scale, (largest - zero) * grid.scale
+            inside = (middles >= low[:, None]) & (middles <= high[:, None]) & fine[:, None]
+            apart[inside] = np.broadcast_to(np.square(grid.scale)[:, None] / 12, apart.shape)[
+                inside
+            ]
+        errors: Array = apart @ self._counts
+        return errors
 
 
 def _middles(histogram: Histogram) -> tuple[Array, Array]:
@@ -116,7 +142,7 @@ def _candidates(first: int, size: int, levels: int) -> list[tuple[int, int]]:
     The whole comes first: of equally good ones the widest is taken.
     """
     ends = []
-    for share in np.linspace(1, 0, _STEPS, endpoint=False):
+    for share in np.linspace(1, 0, _CLIPPINGS, endpoint=False):
         start = -first - round(-first * share)
         stop = -first + 1 + round((size - 1 + first) * share)
         if stop - start >= levels:

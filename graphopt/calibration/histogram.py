@@ -124,7 +124,10 @@ class Histogram:
 
     def _guess(self) -> int:
         """An exponent that is not above the one wanted, and not far below it."""
-        _, exponent = math.frexp(max(self.high, -self.low))
+        magnitude = max(self.high, -self.low)
+        if magnitude == 0:
+            return _FINEST
+        _, exponent = math.frexp(magnitude)
         return exponent - self.bins.bit_length() - 2
 
     def _bin(self, number: float) -> int:

@@ -1,0 +1,249 @@
+"""Second moments of what a layer multiplies its weights with: X^T X, streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import onnx_ir as ir
+
+from graphopt.calibration.sentinels import real_dtype, without_sentinels
+from graphopt.calibration.statistics import Array, State
+from graphopt.rewrite.constants import ONNX_DOMAINS
+
+_BLOCK = 16 << 20
+"""Bytes of rows that are laid out at once."""
+
+_ENDS = 2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which axis of an input holds what is summed over: that of MatMul and Gemm.
+
+    Args:
+        axis: The axis, negative where it counts from the end.
+    """
+
+    axis: int = -1
+
+    @property
+    def groups(self) -> int:
+        """There is one."""
+        return 1
+
+    def features(self, shape: tuple[int, ...]) -> int:
+        """The length of a row."""
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(f"no axis {self.axis} in shape {shape}")
+        return shape[self.axis]
+
+    def blocks(self, batch: Array) -> Iterator[Array]:
+        """Yield rows, as (1, rows, features)."""
+        rows = np.moveaxis(batch, self.axis, -1).reshape(-1, batch.shape[self.axis])
+        step = max(1, _BLOCK // max(1, rows.shape[1] * rows.itemsize))
+        for start in range(0, rows.shape[0], step):
+            yield rows[None, start : start + step]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What each place of a convolution's output is computed from, laid out as its weights are.
+
+    Source: ONNX's Conv. A row is (C / group, *kernel), flattened.
+
+    Args:
+        kernel: Sizes of the kernel.
+        strides: Steps between places.
+        dilations: Steps between elements of the kernel.
+        pads: Zeros in front of each axis, then behind each.
+        auto_pad: NOTSET, VALID, SAME_UPPER or SAME_LOWER.
+        groups: Into how many equal runs channels are cut.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    auto_pad: str = "NOTSET"
+    groups: int = 1
+
+    def features(self, shape: tuple[int, ...]) -> int:
+        """The length of a row."""
+        if len(shape) != len(self.kernel) + 2 or shape[1] % self.groups:
+            raise ValueError(f"shape {shape} is no input of this convolution")
+        return shape[1] // self.groups * math.prod(self.kernel)
+
+    def blocks(self, batch: Array) -> Iterator[Array]:
+        """Yield rows, as (groups, rows, features), of a few samples at a time."""
+        spatial = batch.shape[2:]
+        pads = self._padding(spatial)
+        spans = [
+            step * (size - 1) + 1 for step, size in zip(self.dilations, self.kernel, strict=True)
+        ]
+        places = math.prod(
+            max(0, (size + sum(pad) - span) // stride + 1)
+            for size, pad, span, stride in zip(spatial, pads, spans, self.strides, strict=True)
+        )
+        if not places or not batch.size:
+            return
+        row = batch.shape[1] * math.prod(self.kernel) * batch.itemsize
+        step = max(1, _BLOCK // (row * places))
+        for start in range(0, batch.shape[0], step):
+            padded = np.pad(batch[start : start + step], [(0, 0), (0, 0), *pads])
+            yield from self._laid_out(padded, spans, row)
+
+    def _laid_out(self, padded: Array, spans: list[int], row: int) -> Iterator[Array]:
+        axes = tuple(range(2, padded.ndim))
+        views = np.lib.stride_tricks.sliding_window_view(padded, spans, axes)
+        steps = (1, 1, *self.strides, *self.dilations)
+        views = views[tuple(slice(None, None, step) for step in steps)]
+        # (N, C, *places, *kernel): a large sample is laid out by runs of its first spatial axis.
+        n, channels, first, *others = views.shape[: padded.ndim]
+        step = max(1, _BLOCK // max(1, row * n * math.prod(others)))
+        dims = len(self.kernel)
+        for start in range(0, first, step):
+            part = views[:, :, start : start + step]
+            part = part.reshape(n, self.groups, channels // self.groups, *part.shape[2:])
+            order = (1, 0, *range(3, 3 + dims), 2, *range(3 + dims, 3 + 2 * dims))
+            yield part.transpose(order).reshape(
+                self.groups, -1, channels // self.groups * math.prod(self.kernel)
+            )
+
+    def _padding(self, spatial: tuple[int, ...]) -> list[tuple[int, int]]:
+        dims = len(self.kernel)
+        if self.auto_pad == "VALID":
+            return [(0, 0)] * dims
+        if self.auto_pad == "NOTSET":
+            return list(zip(self.pads[:dims], self.pads[dims:], strict=True))
+        pads = []
+        for axis, size in enumerate(spatial):
+            span = self.dilations[axis] * (self.kernel[axis] - 1) + 1
+            places = -(-size // self.strides[axis])
+            total = max(0, (places - 1) * self.strides[axis] + span - size)
+            less, more = total // 2, total - total // 2
+            pads.append((less, more) if self.auto_pad == "SAME_UPPER" else (more, less))
+        return pads
+
+
+class SecondMoments:
+    """The sums of x_i x_j over all rows x that a layer multiplies its weights with.
+
+    Products of float32 inputs are summed in float32 within blocks of a few megabytes, and over
+    blocks in float64: splits and merges agree up to that rounding. Sentinels count as zero.
+
+    Args:
+        rows: How rows are read from the input.
+        most: The most features of a row; the sums take 8 * groups * features^2 bytes.
+
+    Attributes:
+        count: How many rows were seen.
+        masked: How many sentinels were seen.
+    """
+
+    needs_shape: ClassVar[bool] = True
+
+    def __init__(self, rows: Rows | Patches, most: int = 4096) -> None:
+        self.rows, self.most = rows, most
+        self.count = self.masked = 0
+        self._sums: Array | None = None
+
+    def __repr__(self) -> str:
+        return f"SecondMoments({self.rows}, {self.most})"
+
+    @property
+    def sums(self) -> Array:
+        """X^T X in float64, of shape (groups, features, features).
+
+        Raises:
+            ValueError: Nothing was seen.
+        """
+        if self._sums is None:
+            raise ValueError("no batch was seen")
+        return self._sums
+
+    def update(self, batch: Array) -> None:
+        """See one more batch.
+
+        Raises:
+            ValueError: Its shape does not go with the layer, or a row has too many features.
+        """
+        features = self.rows.features(batch.shape)
+        if features * math.sqrt(self.rows.groups) > self.most:
+            raise ValueError(
+                f"second moments of {features:,} features in {self.rows.groups} groups"
+                f" exceed the limit of {self.most:,} features"
+            )
+        kept, masked = without_sentinels(batch)
+        self.masked += masked
+        real = kept.astype(real_dtype(batch.dtype), copy=False)
+        sums = np.zeros((self.rows.groups, features, features))
+        for block in self.rows.blocks(real):
+            sums += block.transpose(0, 2, 1) @ block
+            self.count += block.shape[1]
+        self._add(sums)
+
+    def merge(self, other: Self) -> None:
+        """See all that another one has seen.
+
+        Raises:
+            ValueError: It reads rows differently, or of another length.
+        """
+        if other.rows != self.rows:
+            raise ValueError(f"{other.rows} does not merge into {self.rows}")
+        self.count += other.count
+        self.masked += other.masked
+        if other._sums is not None:
+            self._add(other._sums)
+
+    def _add(self, sums: Array) -> None:
+        if self._sums is None:
+            self._sums = np.zeros_like(sums)
+        if self._sums.shape != sums.shape:
+            raise ValueError(f"{sums.shape[-1]} features after {self._sums.shape[-1]}")
+        self._sums += sums
+
+    def state(self) -> State:
+        """Return all that was seen."""
+        found = {"counts": np.array([self.count, self.masked])}
+        return found if self._sums is None else {**found, "sums": self._sums}
+
+    def restore(self, state: State) -> None:
+        """Replace what was seen."""
+        self.count, self.masked = (int(count) for count in state["counts"])
+        sums = state.get("sums")
+        self._sums = None if sums is None else sums.astype(np.float64)
+
+
+def rows_of(node: ir.Node, index: int, weight_shape: tuple[int, ...]) -> Rows | Patches | None:
+    """Say how a layer reads the rows that it multiplies a weight with.
+
+    Args:
+        node: A MatMul, Gemm or Conv.
+        index: Which input the weight is.
+        weight_shape: The shape of the weight as the node sees it.
+
+    Returns:
+        None for other operators, for weights on the left, and for stacks of matrices.
+    """
+    if node.domain not in ONNX_DOMAINS or index != 1:
+        return None
+    if node.op_type == "MatMul" and len(weight_shape) == _ENDS:
+        return Rows(-1)
+    if node.op_type == "Gemm":
+        return Rows(0 if node.attributes.get_int("transA", 0) else 1)
+    if node.op_type != "Conv":
+        return None
+    kernel = tuple(weight_shape[2:])
+    ones = (1,) * len(kernel)
+    return Patches(
+        kernel,
+        tuple(node.attributes.get_ints("strides") or ones),
+        tuple(node.attributes.get_ints("dilations") or ones),
+        tuple(node.attributes.get_ints("pads") or (0,) * (2 * len(kernel))),
+        node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET",
+        node.attributes.get_int("group", 1) or 1,
+    )
