@@ -18,6 +18,54 @@ OPERATORS = ("Sub", "Mul")
 """What may follow the Cast of stored integers."""
 
 
+_NARROW_BITS = 16
+"""Integers of more bits are not stored for being small."""
+
+
+def dequantization(node: ir.Node) -> tuple[ir.Node, ...]:
+    """Return the nodes that make real numbers of stored integers, the last of which is given.
+
+    Args:
+        node: Any node.
+
+    Returns:
+        The node, and what is in front of it: Cast, Sub, and what lays scales and zero points out.
+        Nothing where the node is no Mul that scales a constant of at most 16-bit integers.
+    """
+    if not is_op(node, "Mul") or len(node.inputs) != 2:
+        return ()
+    for value, scale in (tuple(node.inputs), tuple(reversed(node.inputs))):
+        stored, shifts = _stored(value)
+        if stored and repeated(scale) is not None:
+            return (node, *stored, *shifts, *_layout(scale))
+    return ()
+
+
+def _stored(value: ir.Value | None) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
+    """Return the nodes from stored integers to a value, and those that lay zero points out."""
+    producer = None if value is None else value.producer()
+    if producer is None or not is_op(producer, "Cast", "Sub"):
+        return (), ()
+    if producer.op_type == "Sub":
+        inner, _ = _stored(producer.inputs[0])
+        shift = producer.inputs[1]
+        known = bool(inner) and repeated(shift) is not None
+        return ((producer, *inner), _layout(shift)) if known else ((), ())
+    tensor = constant(producer.inputs[0])
+    to = ir.DataType(producer.attributes.get_int("to", 1) or 1)
+    if tensor is None or not tensor.dtype.is_integer() or not to.is_floating_point():
+        return (), ()
+    return ((producer,), ()) if tensor.dtype.bitwidth <= _NARROW_BITS else ((), ())
+
+
+def _layout(value: ir.Value | None) -> tuple[ir.Node, ...]:
+    """Return the Casts and Gathers between a constant and a value that repeats it."""
+    producer = None if value is None else value.producer()
+    if producer is None or not is_op(producer, "Cast", "Gather"):
+        return ()
+    return (producer, *_layout(producer.inputs[0]))
+
+
 @dataclass(frozen=True)
 class Repeated:
     """A constant whose elements are repeated along an axis.

@@ -48,7 +48,8 @@ class Cleanup(Pass):
     replace are merged, and affine operators are folded into the weights beside them.
     The main graph, bodies and functions are covered. No round adds nodes, and folding adds at
     most `max_bytes` to the file: results that need more than the constants they replace are
-    declined from then on. Quantized weights (constants behind DequantizeLinear) stay quantized.
+    declined from then on. Quantized weights stay quantized: constants behind
+    DequantizeLinear, or narrow integers behind Cast and Mul.
 
     Args:
         max_bytes: The most bytes by which folded constants may enlarge the model, in all.

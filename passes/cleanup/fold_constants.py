@@ -22,6 +22,7 @@ from graphopt.rewrite.constants import (
 )
 from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import is_unused, remove, replace
+from graphopt.rewrite.written_out import dequantization
 from passes.cleanup import numpy_kernels, ort_kernels
 from passes.cleanup.determinism import is_random
 from passes.cleanup.kernel_call import Call
@@ -56,6 +57,10 @@ _BOUNDED_ELEMENTS = 1 << 20
 """The most elements of an input to one of those."""
 
 
+_WORTH_COMPRESSING = 256
+"""The fewest elements that are left as stored integers: 1 KiB of float32."""
+
+
 @dataclass
 class Growth:
     """What folds of one run may still add to the model.
@@ -72,6 +77,8 @@ def rewrites(model: ir.Model, growth: Growth) -> Iterator[Rewrite | Declined]:
 
     Known is what deterministic nodes of ONNX's own domain compute from constants alone, and
     integers that follow from shapes (a size of a partly dynamic shape is known if it is static).
+    Weights stored as narrow integers that nodes make real again stay stored so: that is
+    compression, which ONNX Runtime undoes in memory when a session starts.
     What lies between constants and such a value is computed on the way and not kept.
 
     Args:
@@ -101,6 +108,7 @@ class _Folding:
         self._known: dict[ir.Value, Array] = {}
         self._foldable: dict[ir.Node, None] = {}
         self._pending: dict[ir.Value, None] = {}
+        self._compressed = {part for node in scope.graph for part in _compressed(node)}
 
     def rewrites(self) -> Iterator[Rewrite | Declined]:
         """Compute forwards, choose backwards from what is read, then fold."""
@@ -137,6 +145,8 @@ class _Folding:
 
     def _may_fold(self, node: ir.Node) -> bool:
         if node.domain not in ONNX_DOMAINS or node.op_type in _KEPT_AS_THEY_ARE:
+            return False
+        if node in self._compressed:
             return False
         if node.op_type == "Identity" and node.outputs[0].is_graph_output():
             return False  # it returns an initializer, which another node may read too
@@ -286,6 +296,14 @@ class _Folding:
         replace(value, folded)
         if all(is_unused(output) for output in node.outputs):
             remove(node)
+
+
+def _compressed(node: ir.Node) -> tuple[ir.Node, ...]:
+    """Return the nodes that make a weight of stored integers, the last of which is given."""
+    parts = dequantization(node)
+    stored = (constant(value) for part in parts for value in part.inputs)
+    most = max((tensor.size for tensor in stored if tensor is not None), default=0)
+    return parts if most >= _WORTH_COMPRESSING else ()
 
 
 def _shares(result: Array, array: Array | None) -> bool:

@@ -230,3 +230,46 @@ def test_bfloat16_is_computed_as_bfloat16() -> None:
     assert folded is not None
     assert folded.dtype == ir.DataType.BFLOAT16
     np.testing.assert_array_equal(folded.numpy().astype(np.float32), [1.0, 9.0])
+
+
+def _stored(element: str, rows: int, columns: int, nodes: str) -> str:
+    numbers = ", ".join(str(n % 7) for n in range(rows * columns))
+    scales = ", ".join("0.5" for _ in range(columns))
+    return f"""<ir_version: 10, opset_import: ["" : 21]>
+    g (float[N, {rows}] x) => (float[N, {columns}] y)
+    <{element}[{rows}, {columns}] w = {{{numbers}}}, float[{columns}] s = {{{scales}}},
+     int8 z = {{3}}, float[1, {columns}] blocks = {{{scales}}},
+     int32[{rows}] i = {{{", ".join("0" for _ in range(rows))}}}>
+    {{ {nodes} y = MatMul(x, v) }}"""
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "c = Cast<to = 1>(w) v = Mul(c, s)",
+        "c = Cast<to = 1>(w) v = Mul(s, c)",
+        "c = Cast<to = 1>(w) f = Cast<to = 1>(z) d = Sub(c, f) v = Mul(d, s)",
+        "c = Cast<to = 1>(w) r = Gather<axis = 0>(blocks, i) v = Mul(c, r)",
+    ],
+)
+@pytest.mark.parametrize("element", ["int8", "uint8", "int16", "int4"])
+def test_weights_that_are_stored_as_integers_stay_so(element: str, nodes: str) -> None:
+    model = model_of(_stored(element, 32, 8, nodes))
+    before = [node.op_type for node in model.graph]
+    apply(folding(), model)
+    assert [node.op_type for node in model.graph] == before
+
+
+@pytest.mark.parametrize(
+    ("element", "rows", "nodes"),
+    [
+        ("int8", 31, "c = Cast<to = 1>(w) v = Mul(c, s)"),  # too small to be worth a node
+        ("int32", 32, "c = Cast<to = 1>(w) v = Mul(c, s)"),  # as large as floats
+        ("int8", 32, "c = Cast<to = 1>(w) v = Add(c, s)"),  # not scaled
+        ("int8", 32, "v = Cast<to = 1>(w)"),
+    ],
+)
+def test_other_arithmetic_on_integers_is_folded(element: str, rows: int, nodes: str) -> None:
+    model = model_of(_stored(element, rows, 8, nodes))
+    apply(folding(), model)
+    assert [node.op_type for node in model.graph] == ["MatMul"]
