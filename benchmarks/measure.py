@@ -5,9 +5,10 @@ from __future__ import annotations
 import resource
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 _SAMPLE_SECONDS = 0.005
 
@@ -25,17 +26,28 @@ class Peak:
     resident: int
 
 
-def measure(command: Sequence[str]) -> Peak:
+def measure(
+    command: Sequence[str],
+    *,
+    timeout: float | None = None,
+    environment: Mapping[str, str] | None = None,
+    stdout: IO[bytes] | None = None,
+    stderr: IO[bytes] | None = None,
+) -> Peak:
     """Measure one process of Linux; the memory of its children is not counted.
 
     Raises:
         subprocess.CalledProcessError: It failed.
+        subprocess.TimeoutExpired: It was ended after `timeout` seconds.
     """
     anonymous = resident = 0
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr) as process:
         while process.poll() is None:
+            if timeout is not None and time.perf_counter() - start > timeout:
+                process.kill()
+                raise subprocess.TimeoutExpired(command, timeout)
             sizes = _status(process.pid)
             anonymous = max(anonymous, sizes.get("RssAnon", 0))
             resident = max(resident, sizes.get("VmHWM", 0))
