@@ -13,10 +13,13 @@ from graphopt.rewrite.grid import Array, Grid, grid_for
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.opsets import QUANTIZE_BLOCKS, QUANTIZE_CHANNELS, QUANTIZE_FLOAT8
 from graphopt.rewrite.shapes import Shapes
+from passes.quantize.static import idioms
 from passes.quantize.static.grids import Use, activation_grid, weight_grid
 from passes.quantize.static.insertion import Grids, Insertion
 from passes.quantize.static.layers import dequantizes, stored_integers
 from passes.quantize.static.plan import Plan, Planned, plan
+from passes.quantize.static.relabel import line
+from passes.quantize.static.seeds import seeds
 from passes.quantize.static.settings import Override, Range, Settings
 from passes.quantize.targets.rules import Kind
 
@@ -39,7 +42,12 @@ def rewrites(
         settings: What is asked for.
         measure: Asked for the ranges of activations, in few calls.
     """
+    idiomatic = True
     try:
+        if not seeds(model, settings, Shapes.of(model), lambda value: None).layers:
+            idiomatic = False
+        yield from idioms.rewrites(model, settings) if idiomatic else ()
+        Shapes.forget(model)
         chosen, ranges = _measured_plan(model, settings, measure)
         yield from chosen.declined
         grids = _grids(chosen, ranges, settings)
@@ -85,6 +93,10 @@ def _grids(chosen: Plan, ranges: Mapping[str, Range], settings: Settings) -> Gri
     for group in chosen.distinct():
         grid = activation_grid(group, named, settings, chosen.layers)
         activations.update(dict.fromkeys(group.members, grid))
+    for planned in chosen.layers:
+        if planned.layer.relabels and (found := line(planned.layer.node)) is not None:
+            grid = found.grid(activations[planned.layer.reads[0]])
+            activations[planned.layer.outputs[0]] = grid
     uses: dict[ir.Value, list[Use]] = {}
     for planned in chosen.layers:
         layer = planned.layer

@@ -15,6 +15,7 @@ from graphopt.rewrite.grid import Array, Grid, extent, grid_for, limits
 from graphopt.rewrite.layers import Axes, slot
 from passes.quantize.static.layers import Layer, bounds
 from passes.quantize.static.plan import Group, Planned
+from passes.quantize.static.relabel import gates_itself, line, reaching, spans
 from passes.quantize.static.settings import Range, Settings
 from passes.quantize.targets.rules import Kind
 
@@ -52,9 +53,21 @@ def activation_grid(
     ends += [_inserted(layer) for layer in group.layers]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     symmetric = settings.symmetric_activations or settings.target.symmetric
+    roots = _lines_through(group, planned)
+    for root in roots:
+        low, high = spans(low, high, root, only_there=gates_itself(group.members[0]))
     grid = grid_for(low, high, dtype, symmetric=symmetric)
+    if roots:
+        grid = reaching(grid, roots[0]) or grid
     top = min((end for one in planned if (end := _top(one, group)) is not None), default=None)
     return grid if top is None or high < top else _below(grid, top)
+
+
+def _lines_through(group: Group, planned: Iterable[Planned]) -> list[float]:
+    """Return how far below 0 the group is read by operators that relabel it."""
+    layers = [one.layer for one in planned if one.layer.relabels]
+    lines = [line(layer.node) for layer in layers if layer.reads[0] in group.members]
+    return [found.root for found in lines if found is not None and found.offset]
 
 
 def _root_range(value: ir.Value, ranges: Mapping[ir.Value, Range], settings: Settings) -> Range:

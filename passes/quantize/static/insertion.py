@@ -15,10 +15,15 @@ from graphopt.rewrite.names import Names
 from passes.quantize.static.grids import bias_grid, bias_of, covers_only
 from passes.quantize.static.layers import Layer, bounds, dequantizes, stored_integers
 from passes.quantize.static.plan import Planned
+from passes.quantize.static.relabel import line
 from passes.quantize.targets.rules import Kind, Target
 
 Reader = tuple[ir.Node, int]
 """A node and which of its inputs."""
+
+
+_BEYOND = 1e30
+"""Past the ends of any grid, and a number that can be divided."""
 
 
 @dataclass
@@ -78,6 +83,9 @@ class Insertion:
         layer = planned.layer
         if layer.rule.integers or layer.rule.kind == Kind.CLAMP:
             self._on_integers(layer)
+            return
+        if layer.relabels:
+            self._relabel(layer)
             return
         for index in layer.activations:
             self._read_real(layer, index)
@@ -188,27 +196,41 @@ class Insertion:
         real = pair.real.producer()
         assert real is not None
         node = self._integer_clip(pair.integers, clamp, grid, graph)
+        if node is None:
+            return pair
         graph.insert_before(real, node)
         real.replace_input_with(0, node.outputs[0])
         return Quantized(node.outputs[0], pair.real, pair.scale, pair.zero_point)
 
     def _integer_clip(
         self, integers: ir.Value, clamp: ir.Node, grid: Grid, graph: ir.Graph
-    ) -> ir.Node:
+    ) -> ir.Node | None:
         limit = bounds(clamp)
         assert limit is not None
+        return self._clip(integers, limit, grid, graph, clamp.name)
+
+    def _clip(
+        self,
+        integers: ir.Value,
+        limit: tuple[float, float],
+        grid: Grid,
+        graph: ir.Graph,
+        name: str | None,
+    ) -> ir.Node | None:
+        """Return a Clip of integers; None where their type limits them as much."""
         inputs: list[ir.Value | None] = [integers]
-        for end, bound in zip(limit, limits(grid.dtype), strict=True):
-            if np.isinf(end):
+        for end, most in zip(limit, limits(grid.dtype), strict=True):
+            stored = grid.quantize(np.asarray(np.clip(end, -_BEYOND, _BEYOND), np.float32))
+            if int(stored) == int(most):
                 inputs.append(None)
                 continue
-            stored = grid.quantize(np.asarray(end, np.float32))
-            name = self._names.fresh(f"{clamp.name or integers.name}_bound")
-            inputs.append(add_initializer(graph, name, ir.Tensor(stored)))
-            del bound
+            bound = self._names.fresh(f"{name or integers.name}_bound")
+            inputs.append(add_initializer(graph, bound, ir.Tensor(stored)))
         while inputs[-1] is None:
             inputs.pop()
-        node = ir.Node("", "Clip", inputs, name=clamp.name)
+        if len(inputs) == 1:
+            return None
+        node = ir.Node("", "Clip", inputs, name=name)
         _name(node, self._names.fresh(f"{integers.name}_clipped"), grid.dtype, integers.shape)
         return node
 
@@ -226,16 +248,49 @@ class Insertion:
             made = self._integer_clip(source.integers, node, grid, graph)
         else:
             made = self._moved(layer, source.integers, grid)
+        integers = source.integers if made is None else made.outputs[0]
         name = self._names.fresh(f"{output.name}_dequantized")
-        real = self._dequantize(made.outputs[0], source.scale, source.zero_point, name)
+        real = self._dequantize(integers, source.scale, source.zero_point, name)
         real.outputs[0].shape = output.shape
-        graph.insert_after(node, [made, real])
-        pair = Quantized(made.outputs[0], real.outputs[0], source.scale, source.zero_point)
+        graph.insert_after(node, [real] if made is None else [made, real])
+        pair = Quantized(integers, real.outputs[0], source.scale, source.zero_point)
         self._quantized[output, graph] = pair
         self._hand_over(output, pair, readers)
         uses.remove(node)
-        if source.real.producer() is not None and uses.is_unused(source.real):
-            uses.remove_unread([source.real])
+        self._drop_unread(source)
+
+    def _relabel(self, layer: Layer) -> None:
+        """Read the same integers, limited, with another scale and zero point."""
+        node, graph = layer.node, self._graph(layer)
+        value, output = self._inputs[node][layer.activations[0]], node.outputs[0]
+        assert value is not None
+        found = line(node)
+        assert found is not None
+        source = self._entered(value, layer)
+        grid = self._grids.activations[output]
+        readers = [(use.node, use.idx) for use in output.uses()]
+        new: list[ir.Node] = []
+        integers = source.integers
+        if found.limited:
+            clip = self._clip(integers, (0.0, 1.0), grid, graph, node.name)
+            if clip is not None:
+                new.append(clip)
+                integers = clip.outputs[0]
+        scale, zero_point = self._grid(grid, graph, output.name or "value")
+        name = self._names.fresh(f"{output.name}_dequantized")
+        real = self._dequantize(integers, scale, zero_point, name)
+        real.outputs[0].shape = output.shape
+        graph.insert_after(node, [*new, real])
+        pair = Quantized(integers, real.outputs[0], scale, zero_point)
+        self._quantized[output, graph] = pair
+        self._hand_over(output, pair, readers)
+        uses.remove(node)
+        self._drop_unread(source)
+
+    def _drop_unread(self, source: Quantized) -> None:
+        real = source.real.producer()
+        if real is not None and real.graph is not None and uses.is_unused(source.real):
+            uses.remove(real)
 
     def _moved(self, layer: Layer, integers: ir.Value, grid: Grid) -> ir.Node:
         node = layer.node

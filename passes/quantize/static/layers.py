@@ -56,6 +56,11 @@ class Layer:
         """Whether its output has the scale of its input."""
         return self.rule.kind in (Kind.SAME, Kind.CLAMP)
 
+    @property
+    def relabels(self) -> bool:
+        """Whether its output is its input with another scale."""
+        return self.rule.kind == Kind.RELABEL
+
 
 def bounds(clamp: ir.Node) -> tuple[float, float] | None:
     """Return the limits of a Relu or Clip; None where they are computed, or leave out 0."""

@@ -94,7 +94,7 @@ def plan(model: ir.Model, settings: Settings, shapes: Shapes, barred: Mapping[st
     for scope in scopes(model):
         region = Region(
             scope,
-            settings.target,
+            settings,
             shapes,
             lambda node, scope=scope: joins(node, scope, settings),  # type: ignore[misc] # bound now
             lambda value: objection(value) is not None,
@@ -138,10 +138,11 @@ class _Leaders:
 
 def _groups(planned: list[Planned]) -> dict[ir.Value, Group]:
     leaders = _Leaders()
+    relabelled = {o for one in planned if one.layer.relabels for o in one.layer.outputs}
     keeping = [one.layer for one in planned if one.layer.keeps_scale]
     for one in planned:
         for value in (*one.layer.reads, *one.integer_outputs):
-            if not dequantizes(value):
+            if not dequantizes(value) and value not in relabelled:
                 leaders.of(value)
     for layer in keeping:
         first, *others = (*layer.reads, *layer.outputs)

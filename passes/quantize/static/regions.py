@@ -22,7 +22,9 @@ from passes.quantize.static.layers import (
     dequantizes,
     quantized_only,
 )
-from passes.quantize.targets.rules import Kind, Rule, Target
+from passes.quantize.static.relabel import line
+from passes.quantize.static.settings import Settings
+from passes.quantize.targets.rules import RELABELLED, Kind, Rule, Target
 
 _NORMALIZATIONS = frozenset(
     {
@@ -44,7 +46,7 @@ class Region:
 
     Args:
         scope: The scope.
-        target: What can be run as integers.
+        settings: What is asked for.
         shapes: What is known of the values.
         selected: Whether the user wants a node.
         barred: Whether a value must stay float.
@@ -54,13 +56,14 @@ class Region:
     def __init__(
         self,
         scope: Scope,
-        target: Target,
+        settings: Settings,
         shapes: Shapes,
         selected: Selected,
         barred: Barred,
         seeds: list[Layer],
     ) -> None:
-        self._scope, self._target, self._shapes = scope, target, shapes
+        self._scope, self._settings, self._shapes = scope, settings, shapes
+        self._target = settings.target
         self._selected, self._barred = selected, barred
         self._layers: dict[ir.Node, Layer] = {}
         self._swallowed: set[ir.Node] = set()
@@ -105,6 +108,8 @@ class Region:
             return None
         if rule.when is not None and rule.when(node, self._shapes) is not None:
             return None
+        if rule.factor and line(node) is not None and not _shares_scale(node, self._target):
+            rule = RELABELLED
         return self._laid_out(node, rule)
 
     def _laid_out(self, node: ir.Node, rule: Rule) -> Layer | None:
@@ -114,12 +119,26 @@ class Region:
         activations = tuple(i for i in given if i not in constants)
         clamp = self._clamp(node) if rule.kind == Kind.ELEMENTWISE else None
         layer = Layer(node, self._scope, rule, activations, constants, clamp=clamp)
-        if rule.kind == Kind.CLAMP and bounds(node) is None:
+        if not self._can_be_written(layer):
             return None
         touched = (*layer.reads, *layer.outputs)
         if not activations or any(self._barred(v) or not is_real(v, self._shapes) for v in touched):
             return None
         return layer
+
+    def _can_be_written(self, layer: Layer) -> bool:
+        rule = layer.rule
+        if rule.kind == Kind.CLAMP and bounds(layer.node) is None:
+            return False
+        if rule.kind == Kind.RELABEL:
+            if line(layer.node) is None or _shares_scale(layer.node, self._target):
+                return False
+        elif rule.kind != Kind.CLAMP and not rule.integers:
+            return True
+        # Clip and Pad of other integers are in the specification, and in no runtime.
+        dtypes = {self._settings.override(v).dtype for v in (*layer.reads, *layer.outputs)}
+        dtypes = {dtype or self._settings.activations for dtype in dtypes}
+        return dtypes <= {ir.DataType.UINT8, ir.DataType.INT8}
 
     def _clamp(self, node: ir.Node) -> ir.Node | None:
         clamp = clamp_behind(node)
@@ -129,11 +148,21 @@ class Region:
         if layer.keeps_scale:
             return self._keeps_chain(layer)
         reads = layer.reads
+        if layer.rule.kind == Kind.RELABEL:
+            return self._relabels(layer)
         if not any(map(self.is_integer, reads)) or any(map(_is_normalized, layer.outputs)):
             return False
         if all(self.is_integer(value) or self._is_read(value) for value in reads):
             return True
         return all(map(self._wanted_as_integers, layer.outputs))
+
+    def _relabels(self, layer: Layer) -> bool:
+        value = layer.reads[0]
+        producer = self._borne_by.get(value)
+        if producer is None or not self.is_integer(value) or quantized_only(layer.outputs[0]):
+            return False
+        found = line(layer.node)
+        return found is not None and not (found.offset and producer.rule.kind == Kind.RELABEL)
 
     def _keeps_chain(self, layer: Layer) -> bool:
         # What is quantized already, has a scale that nothing here may change.
@@ -159,6 +188,12 @@ class Region:
     def _reads(self, node: ir.Node, index: int) -> bool:
         layer = self._layers.get(node)
         return layer is not None and index in layer.activations
+
+
+def _shares_scale(node: ir.Node, target: Target) -> bool:
+    """Whether what reads a node wants to choose the scale that it shares with it."""
+    rules = [target.rule(use.node) for use in node.outputs[0].uses()]
+    return any(rule is not None and rule.kind in (Kind.SAME, Kind.CLAMP) for rule in rules)
 
 
 def is_real(value: ir.Value, shapes: Shapes) -> bool:

@@ -16,7 +16,6 @@ TARGET = Target(
         "Div": Rule(Kind.ELEMENTWISE, None),
         "Softmax": Rule(Kind.ELEMENTWISE),
         "Tanh": Rule(Kind.ELEMENTWISE),
-        "HardSigmoid": Rule(Kind.ELEMENTWISE),
         "HardSwish": Rule(Kind.ELEMENTWISE),
     },
     activations=tuple(

@@ -27,6 +27,10 @@ class Kind(enum.Enum):
     SAME = "same-scale"
     """Passes numbers on: its inputs and outputs share one scale."""
 
+    RELABEL = "relabel"
+    """Is a positive multiple of its input, moved and limited: the same integers, limited, with
+    another scale and zero point. It costs nothing, or one Clip of integers."""
+
     CLAMP = "clamp"
     """Limits numbers: the range of the layer in front of it says the same, or a Clip of integers
     of the same scale does."""
@@ -46,6 +50,8 @@ class Rule:
             because the target does not fuse it between DequantizeLinear and QuantizeLinear.
         backward: Whether it is drawn into a region by what reads it alone: quantizing in front of
             it costs no more than behind it.
+        factor: Whether a product with (or quotient by) a positive constant is a relabelling, which
+            any runtime can read: the scale is multiplied, and no operator stays.
         when: Nodes that the rule holds for.
     """
 
@@ -55,7 +61,12 @@ class Rule:
     float_output: bool = False
     integers: bool = False
     backward: bool = False
+    factor: bool = False
     when: Condition | None = None
+
+
+RELABELLED = Rule(Kind.RELABEL, None)
+"""A product with a positive constant."""
 
 
 @dataclass(frozen=True)
