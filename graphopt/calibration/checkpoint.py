@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,32 +37,33 @@ class Checkpoint:
         path: The file; None: nothing is kept.
         key: What the statistics depend on.
         watch: The statistics by address.
-        missing: Why other values have none.
+
+    Attributes:
+        missing: Why values have no statistics.
         seen: The samples seen, by address.
+        finished: Whether nothing is left to see.
     """
 
     path: Path | None
     key: str
     watch: Mapping[str, Sequence[Statistic]]
-    missing: MutableMapping[str, str]
-    seen: MutableMapping[str, int]
+    missing: dict[str, str] = field(default_factory=dict, init=False)
+    seen: dict[str, int] = field(default_factory=dict, init=False)
+    finished: bool = field(default=False, init=False)
     _whole: bool = field(default=True, init=False)
     _changed: bool = field(default=False, init=False)
     _written: float = field(default_factory=time.monotonic, init=False)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Take up what the file has; write the file at the end of the block, or on Ctrl-C."""
-        if self.path is None:
-            yield
-            return
-        self._read(self.path)
+        """Write the file at the end of the block, or on Ctrl-C."""
         try:
             yield
         except KeyboardInterrupt:
             if self._whole:
                 self.write()
             raise
+        self.finished = self._changed = True
         self.write()
 
     @contextlib.contextmanager
@@ -89,8 +90,9 @@ class Checkpoint:
         facts = {
             "format": _FORMAT,
             "key": self.key,
-            "seen": dict(self.seen),
-            "missing": dict(self.missing),
+            "seen": self.seen,
+            "missing": self.missing,
+            "finished": self.finished,
             "states": states,
         }
         arrays[_FACTS] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
@@ -101,8 +103,14 @@ class Checkpoint:
                 file.publish(self.path)
         self._changed, self._written = False, time.monotonic()
 
-    def _read(self, path: Path) -> None:
-        if not path.exists():
+    def read(self) -> None:
+        """Take up what the file has.
+
+        Raises:
+            GraphoptError: It is damaged, or no such file.
+        """
+        path = self.path
+        if path is None or not path.exists():
             return
         arrays = read_npz(path)
         try:
@@ -128,6 +136,7 @@ class Checkpoint:
             raise ValueError("statistics are missing")
         self.seen.update({str(name): int(count) for name, count in facts["seen"].items()})
         self.missing.update({str(name): str(why) for name, why in facts["missing"].items()})
+        self.finished = bool(facts["finished"])
 
 
 def _kind(statistic: Statistic) -> str:

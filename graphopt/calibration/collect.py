@@ -61,24 +61,25 @@ def collect(
         GraphoptError: An activation is NaN (it is named, and the sample); there is no such value;
             the cache cannot be read or written.
     """
-    plan = Plan.of(model, watch, feeds.for_model(model), tuple(providers), memory, batch)
-    collection = _Collection(plan, progress or (lambda phase, done, total: None))
-    checkpoint = _checkpoint(collection, cache)
-    with checkpoint.kept():
-        collection.run(checkpoint)
-    return collection.missing
+    feeds = feeds.for_model(model)
+    checkpoint = Checkpoint(None, "", watch)
+    if cache is not None:
+        how = (tuple(providers), memory, batch)
+        key = checkpoint_key((model_digest(model), data_digest(feeds), _versioned(how)), watch)
+        checkpoint = Checkpoint(cache / f"calibration-{key[:32]}.npz", key, watch)
+        checkpoint.read()
+    if not checkpoint.finished:
+        plan = Plan.of(model, watch, feeds, tuple(providers), memory, batch)
+        checkpoint.missing.update(plan.missing)
+        with checkpoint.kept():
+            _Collection(plan, checkpoint, progress or (lambda phase, done, total: None)).run()
+    return checkpoint.missing
 
 
-def _checkpoint(collection: _Collection, folder: Path | None) -> Checkpoint:
+def _versioned(how: object) -> str:
     import onnxruntime
 
-    plan, path, key = collection.plan, None, ""
-    if folder is not None:
-        digests = (model_digest(plan.places.model), data_digest(plan.feeds))
-        how = (str(plan.batch), repr(plan.providers), onnxruntime.__version__)
-        key = checkpoint_key((*digests, *how), plan.watch)
-        path = folder / f"calibration-{key[:32]}.npz"
-    return Checkpoint(path, key, plan.watch, collection.missing, collection.seen)
+    return f"{how!r} {onnxruntime.__version__}"
 
 
 class _Collection:
@@ -86,27 +87,23 @@ class _Collection:
 
     Args:
         plan: What to see.
+        checkpoint: Keeps it.
         progress: See `collect`.
-
-    Attributes:
-        missing: Why values cannot be watched.
-        seen: How many samples each value was seen on.
     """
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan, checkpoint: Checkpoint, progress: Progress) -> None:
         self.plan = plan
-        self.missing = dict(plan.missing)
-        self.seen: dict[str, int] = {}
-        self._progress = progress
+        self.missing, self.seen = checkpoint.missing, checkpoint.seen
+        self._checkpoint, self._progress = checkpoint, progress
         self._again: tuple[tuple[str, ...], TapSession] | None = None
 
-    def run(self, checkpoint: Checkpoint) -> None:
+    def run(self) -> None:
         """Run all groups of values to the end of the samples."""
         groups = list(self._groups())
         total = sum(self.plan.count - self.seen.get(names[0], 0) for names in groups)
         done = 0
         for names in groups:
-            for count in self._passing(names, checkpoint):
+            for count in self._passing(names):
                 done += count
                 self._progress("calibration", done, total)
 
@@ -116,12 +113,16 @@ class _Collection:
         def seen(name: str) -> int:
             return self.seen.get(name, 0)
 
-        left = [name for name in self.plan.sizes if seen(name) < self.plan.count]
+        left = [
+            name
+            for name in self.plan.sizes
+            if seen(name) < self.plan.count and name not in self.missing
+        ]
         for _, alike in itertools.groupby(sorted(left, key=seen, reverse=True), key=seen):
             sizes = {name: self.plan.sizes[name] for name in alike}
             yield from runs(sizes, self.plan.memory, most=len(sizes))
 
-    def _passing(self, names: Sequence[str], checkpoint: Checkpoint) -> Iterator[int]:
+    def _passing(self, names: Sequence[str]) -> Iterator[int]:
         """Show the samples that are left to a group; yield how many came."""
         start, at = self.seen.get(names[0], 0), 0
         session = self._session({n: self.plan.forms[n] for n in names if n in self.plan.forms})
@@ -129,7 +130,7 @@ class _Collection:
             before, at = at, at + self.plan.samples(samples)
             if before < start:
                 continue
-            with checkpoint.batch():
+            with self._checkpoint.batch():
                 self._see(session, names, samples, before)
                 self.seen.update(dict.fromkeys(names, at))
             yield at - before

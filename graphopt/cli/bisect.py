@@ -53,6 +53,8 @@ def command(model: Path, min_sqnr: float | None, json_target: str | None, **valu
             providers=options.providers or ("cpu",),
             seed=options.seed or 0,
             progress=progress,
+            calibration_memory=options.calibration_memory,
+            calibration_cache=options.calibration_cache,
         )
         culprit = bisect(loaded, passes, checks, context)
     _tell(culprit, json_target)

@@ -50,6 +50,21 @@ _OPTIONS = (
         show_default=True,
         help="Compare outputs on so many samples of the data, the first ones.",
     ),
+    click.option(
+        "--calibration-memory",
+        type=click.IntRange(min=1),
+        metavar="BYTES",
+        default=256 << 20,
+        show_default="256 MiB",
+        help="The most bytes of activations that one calibration run may return.",
+    ),
+    click.option(
+        "--calibration-cache",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Keep statistics of activations in this folder, also on Ctrl-C: the next run on the "
+        "same model and data goes on from there.",
+    ),
     *LIMIT_OPTIONS,
 )
 
@@ -69,6 +84,8 @@ class PipelineOptions:
     providers: tuple[str, ...]
     seed: int | None
     verify_samples: int
+    calibration_memory: int
+    calibration_cache: Path | None
     max_bytes: int
     max_depth: int
     follow_symlinks: bool

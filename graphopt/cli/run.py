@@ -11,7 +11,7 @@ import click
 
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.run_recipes import Stage, note_recipe, recipe_stages
-from graphopt.cli.streams import beside, check_streams
+from graphopt.cli.streams import STREAM, beside, check_streams, errors_of
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -75,7 +75,10 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "json_target", metavar="FILE", help="Write the run as JSON; - is stdout.")
 @click.option(
-    "--report", type=click.Path(path_type=Path), metavar="HTML", help="Write a report of the run."
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="HTML",
+    help="Write a report of the run; - is stdout.",
 )
 @click.option("--timing", is_flag=True, help="Print where the time went.")
 @click.option("--dry-run", is_flag=True, help="Run everything, and save no model.")
@@ -162,7 +165,7 @@ class _Job:
         options, settings = self.options, self.settings
         if self.output is None and self._replay is None and not settings.dry_run:
             raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
-        check_streams(self.output, settings.json_target)
+        check_streams(self.output, settings.json_target, settings.report)
         # What cannot be written is said before the work, not behind it.
         for target in (self.output, settings.report, settings.json_target):
             if target is not None and str(target) != "-":
@@ -195,7 +198,9 @@ class _Job:
         from graphopt.pipeline.contract import Context
         from graphopt.pipeline.manager import run
 
-        reproducers = self.settings.reproducer or Path(tempfile.gettempdir())
+        reproducers = self.settings.reproducer
+        if reproducers is None and self._replay is None:
+            reproducers = Path(tempfile.gettempdir())
         instruments = self._instruments()
         results: list[RunResult] = []
         with shown_progress() as progress:
@@ -205,10 +210,12 @@ class _Job:
                     providers=self.options.providers or ("cpu",),
                     seed=stage.seed,
                     progress=progress,
+                    calibration_memory=self.options.calibration_memory,
+                    calibration_cache=self.options.calibration_cache,
                 )
                 before = results[-1].model if results else model
-                results.append(
-                    run(
+                with errors_of(self.path):
+                    result = run(
                         before,
                         stage.passes,
                         context,
@@ -216,7 +223,7 @@ class _Job:
                         stage.limit,
                         reproducers=reproducers,
                     )
-                )
+                results.append(result)
         return results
 
     def _instruments(self) -> list[Instrument]:
@@ -291,7 +298,7 @@ class _Job:
 
             record = {"model": str(self.path), "saved": saved, **result.as_json()}
             write_json(record, settings.json_target)
-        if settings.json_target != "-":
+        if STREAM not in (settings.json_target, str(settings.report)):
             with beside(self.output):
                 self._print(result, saved)
 
