@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
 
 import onnx_ir as ir
 
@@ -20,6 +20,9 @@ from graphopt.rewrite.shapes import Shapes
 from passes.quantize import static
 from passes.quantize.static.settings import Granularity, Override, Range, Settings
 from passes.quantize.targets import target
+
+if TYPE_CHECKING:
+    from passes.quantize.weights import Dtype
 
 __all__ = ["Quantize"]
 
@@ -63,7 +66,8 @@ class Quantize(Pass):
         weights: Likewise, or "int4", "uint4".
         symmetric: Whether 0 is stored as the middle of the type; None: for weights only.
         granularity: What shares a scale in a weight: the "tensor", an output "channel", or a
-            "block" of `block_size` neighbours along the input channels.
+            "block" of `block_size` neighbours along the input channels; None: the channel, and
+            with mode "weights" what suits the type.
         block_size: See `granularity`.
         op_types: Layers of these operators only.
         include: Globs on names of layers, of what they write and of their weights.
@@ -96,7 +100,7 @@ class Quantize(Pass):
     activations: str = "uint8"
     weights: str = "int8"
     symmetric: bool | None = None
-    granularity: Granularity = "channel"
+    granularity: Granularity | None = None
     block_size: int = 32
     op_types: str | tuple[str, ...] | None = None
     include: Globs = "*"
@@ -115,6 +119,8 @@ class Quantize(Pass):
         """Check the parameters."""
         choices = {"mode": Mode, "method": Method, "granularity": Granularity, "keep": Keep}
         for name, choice in choices.items():
+            if (name, getattr(self, name)) == ("granularity", None):
+                continue
             if getattr(self, name) not in get_args(choice):
                 raise GraphoptError(
                     f"quantize: {name} must be one of {', '.join(get_args(choice))},"
@@ -145,7 +151,7 @@ class Quantize(Pass):
             weights=_dtype("weights", self.weights, _WEIGHTS),
             symmetric_activations=symmetric,
             symmetric_weights=self.symmetric is not False,
-            granularity=self.granularity,
+            granularity=self.granularity or "channel",
             block_size=self.block_size if self.granularity == "block" else 0,
             include=self.include,
             exclude=self.exclude,
@@ -178,7 +184,32 @@ class Quantize(Pass):
 
             yield from plan.rewrites(self, model, context)
             return
-        raise GraphoptError(f"quantize: mode {self.mode!r} is not there yet")
+        made = self._dynamic() if self.mode == "dynamic" else self._stored()
+        yield from made.rewrites(model, context)
+
+    def _dynamic(self) -> Pass:
+        from passes.quantize.dynamic import QuantizeDynamic
+
+        return QuantizeDynamic(
+            weights=cast("Literal['int8', 'uint8']", self.weights),
+            granularity=cast("Literal['tensor', 'channel']", self.granularity or "channel"),
+            include=self.include,
+            exclude=self.exclude,
+            op_types=("MatMul", "Gemm") if self.op_types is None else self.op_types,
+        )
+
+    def _stored(self) -> Pass:
+        from passes.quantize.weights import QuantizeWeights
+
+        return QuantizeWeights(
+            dtype=cast("Dtype", self.weights),
+            granularity=self.granularity,
+            block_size=self.block_size,
+            symmetric=self.symmetric is not False,
+            include=self.include,
+            exclude=self.exclude,
+            op_types=self.op_types,
+        )
 
     def _static(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined | Finding]:
         settings, rule = self.settings(), self.rule()

@@ -54,8 +54,9 @@ def rewrites(
         insertion = Insertion(model, grids, settings.target)
         for planned in chosen.layers:
             insertion.watch(planned)
-        for planned in chosen.layers:
-            yield _rewrite(planned, insertion, grids)
+        # Described before anything is edited: an edit replaces what later layers read.
+        steps = [_rewrite(planned, insertion, grids) for planned in chosen.layers]
+        yield from steps
     finally:
         Names.forget(model)
         Shapes.forget(model)

@@ -363,6 +363,10 @@ class Insertion:
             graph.insert_before(layer.node, node)
             real = self._weights[key] = node.outputs[0]
         layer.node.replace_input_with(index, real)
+        integers = self._integers[value, id(grid)]
+        for node, position in [(use.node, use.idx) for use in value.uses()]:
+            if is_op(node, "Shape", "Size"):
+                node.replace_input_with(position, integers)
         uses.remove_unread([value])
 
     def _stored(self, value: ir.Value, grid: Grid, graph: ir.Graph) -> ir.Node:

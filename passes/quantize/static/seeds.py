@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined
-from graphopt.rewrite.constants import constant
+from graphopt.rewrite.constants import constant, is_op
 from graphopt.rewrite.layers import Role, slot
 from graphopt.rewrite.selection import address, selects
 from graphopt.rewrite.shapes import Shapes
@@ -136,7 +136,11 @@ def _without_shared_weights(found: Seeds) -> None:
             value = None if layer.weight is None else layer.node.inputs[layer.weight]
             if value is None or stored_integers(value):
                 continue
-            others = [u.node for u in value.uses() if (u.node, u.idx) not in readers]
+            others = [
+                use.node
+                for use in value.uses()
+                if (use.node, use.idx) not in readers and not is_op(use.node, "Shape", "Size")
+            ]
             if others or value.is_graph_output():
                 found.layers.remove(layer)
                 reader = f"{others[0].op_type} {others[0].name!r}" if others else "the caller"
