@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import CheckFailed, GraphoptError
 
 STREAM = "-"
 
 
-def check_streams(output: Path | None, json_target: str | None) -> None:
-    """Raise GraphoptError where a model and its numbers would become one stream."""
-    if str(output) == STREAM and json_target == STREAM:
+def check_streams(output: Path | None, json_target: str | None, report: Path | None = None) -> None:
+    """Raise GraphoptError where two of model, numbers and report would become one stream."""
+    targets = {"-o": output, "--json": json_target, "--report": report}
+    mixed = [f"{option} -" for option, target in targets.items() if str(target) == STREAM]
+    if len(mixed) > 1:
         raise GraphoptError(
-            "-o - and --json - would mix on stdout", fix="name a file for one of them"
+            f"{' and '.join(mixed)} would mix on stdout",
+            fix="name a file for all but one of them",
         )
+
+
+@contextlib.contextmanager
+def errors_of(model: Path) -> Iterator[None]:
+    """Name the model's file in what a check says against the model itself."""
+    try:
+        yield
+    except CheckFailed as error:
+        if error.file is not None or type(error) is not CheckFailed:
+            raise
+        raise CheckFailed(error.cause, file=model, fix=error.fix) from error
 
 
 def beside(output: Path | None) -> contextlib.AbstractContextManager[object]:

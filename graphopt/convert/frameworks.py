@@ -60,11 +60,25 @@ def _recognised(source: str) -> str:
     for name in FRAMEWORKS:
         if _module(name).recognises(path):
             return name
+    if _is_onnx(path):
+        raise GraphoptError(
+            "is an ONNX model already", file=source, fix="give it to graphopt run as it is"
+        )
     raise GraphoptError(
         "is of no framework that graphopt knows by its content",
         file=source,
         fix=f"name the framework with --from ({', '.join(FRAMEWORKS)})",
     )
+
+
+def _is_onnx(path: Path) -> bool:
+    from graphopt.model import load
+
+    try:
+        load(path)
+    except GraphoptError:
+        return False
+    return True
 
 
 def _module(name: str) -> _Framework:

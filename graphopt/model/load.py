@@ -175,7 +175,7 @@ class _Loader:
             depth = _MESSAGES_PER_BODY * (self.limits.max_depth + 2)
             if wire.nests_deeper(content, depth):
                 raise self._no_model(
-                    f"its graphs nest deeper than {self.limits.max_depth}"
+                    f"its graphs or types nest deeper than {self.limits.max_depth}"
                 ) from error
             raise self._no_model("a field of it is malformed or cut off") from error
         size = proto.ByteSize()

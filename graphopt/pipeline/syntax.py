@@ -6,6 +6,7 @@ cleanup | threshold(sparsity=0.5, include="conv*")
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import io
 import tokenize
@@ -177,8 +178,7 @@ class _Reader:
     def _arguments(self, call: ast.Call, found: type[Pass]) -> Mapping[str, object]:
         known = {field.name: field for field in parameters(found)}
         if call.args:
-            first = next(iter(known), None)
-            fix = f"write {first}=..." if first else f"{found.name} takes none"
+            fix = self._named(call.args[0], found) if known else f"{found.name} takes none"
             raise self._at(call.args[0], f"{found.name}: parameters are named", fix=fix)
         values: dict[str, object] = {}
         for keyword in call.keywords:
@@ -191,6 +191,19 @@ class _Reader:
                 raise self._at(keyword, f"{found.name}: parameter {keyword.arg!r} is given twice")
             values[keyword.arg] = self._value(keyword, found, known[keyword.arg])
         return values
+
+    def _named(self, argument: ast.expr, found: type[Pass]) -> str:
+        """Say which parameters take the value of an argument that names none."""
+        text = ast.unparse(argument)
+        taking = []
+        for field in parameters(found):
+            with contextlib.suppress(ParameterError):
+                conform(literal(argument), hint_of(found, field))
+                taking.append(f"{field.name}={text}")
+        if not taking:
+            return f"{found.name} has {', '.join(field.name for field in parameters(found))}"
+        *others, last = taking
+        return f"write {', '.join(others)} or {last}" if others else f"write {last}"
 
     def _value(
         self, keyword: ast.keyword, found: type[Pass], field: dataclasses.Field[object]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from os import PathLike
-from pathlib import Path
 
 from graphopt.pipeline.result import RunResult
 from graphopt.report import sections
@@ -30,7 +29,7 @@ def write_html(
 
     Args:
         result: What the run returned.
-        path: The HTML file.
+        path: The HTML file, or `-` for stdout.
         model: What the report calls the model.
         histograms: `WeightHistograms.found` of an instrument that watched the run; the largest
             weights are drawn.
@@ -40,7 +39,7 @@ def write_html(
     Raises:
         GraphoptError: The file cannot be written.
     """
-    write_text(page(result, model=model, histograms=histograms, details=details), Path(path))
+    write_text(page(result, model=model, histograms=histograms, details=details), path)
 
 
 def page(

@@ -86,6 +86,12 @@ def parse_provider(text: str) -> Provider:
     if equals and not Path(library).is_file():
         raise GraphoptError(f"provider {text!r}: there is no library {library}")
     full = _FULL_NAMES.get(name.lower(), name)
+    if full == CPU and options:
+        # ONNX Runtime takes anything here, and does nothing with it.
+        raise GraphoptError(
+            f"provider {text!r}: {CPU} has no option {next(iter(options))!r}, nor any other",
+            fix="write cpu",
+        )
     return Provider(text, full, options, Path(library).resolve() if equals else None)
 
 

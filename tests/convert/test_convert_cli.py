@@ -98,3 +98,12 @@ def test_tolerance_allows_a_difference(graphopt: Callable[..., Ran], tmp_path: P
     done = graphopt("convert", "networks:noisy", "-o", str(tmp_path / "noisy.onnx"), "--atol", "1")
     assert done.code == 0
     assert (tmp_path / "noisy.onnx").exists()
+
+
+def test_a_model_that_is_onnx_already_is_told_so(
+    graphopt: Callable[..., Ran], tmp_path: Path
+) -> None:
+    fixture = Path(__file__).parents[2] / "fixtures" / "digits_mlp.onnx"
+    done = graphopt("convert", str(fixture), "-o", str(tmp_path / "out.onnx"))
+    assert done.code == 2
+    assert f"{fixture}: is an ONNX model already; give it to graphopt run" in done.err
