@@ -72,6 +72,12 @@ class Grid:
             for rows, grid in self._runs(real.shape)
         )
 
+    def spread(self, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
+        """Return the scale and the zero point of each element of a tensor, as broadcast views."""
+        zero = None if self.zero_point is None else self._spread(self.zero_point, shape)
+        scale = np.broadcast_to(self._spread(self.scale, shape), shape)
+        return scale, None if zero is None else np.broadcast_to(zero, shape)
+
     def _quantize(self, real: Array) -> Array:
         scaled = real.astype(self.scale.dtype, copy=False) / self._spread(self.scale, real.shape)
         if not self.dtype.is_integer():
