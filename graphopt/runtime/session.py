@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ class Session:
         spinning: Whether idle threads spin; None: ONNX Runtime's choice (they do), which distorts
             the latency of whatever else runs.
         profile: Record where nodes run, for `placement`.
+        optimized: A file to write the graph to as ONNX Runtime has optimized it, weights beside it.
 
     Raises:
         ProviderAbsentError: A provider is not there, or does not start.
@@ -82,6 +84,7 @@ class Session:
         threads: int | None = None,
         spinning: bool | None = None,
         profile: bool = False,
+        optimized: str | PathLike[str] | None = None,
     ) -> None:
         self.title = title or _title(model)
         self.providers = parse_providers(providers)
@@ -90,6 +93,8 @@ class Session:
         if self._folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = f"{self._folder.name}/profile"
+        if optimized is not None:
+            _write_optimized(options, fspath(optimized))
         if not isinstance(model, ir.Model) and expose:
             model = load(model)
         self._staged: Staged | None = None
@@ -266,6 +271,18 @@ def _options(optimization: str, threads: int | None, spinning: bool | None) -> A
     if spinning is not None:
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     return options
+
+
+def _write_optimized(options: Any, file: str) -> None:
+    options.optimized_model_filepath = file
+    name = f"{Path(file).name}.data"
+    # Weights of more than 2 GiB do not fit into the file itself.
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", name
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
 
 
 def _input(value: Any) -> Input:

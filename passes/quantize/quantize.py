@@ -18,6 +18,7 @@ from graphopt.rewrite.opsets import is_below, raise_opset
 from graphopt.rewrite.selection import Globs
 from graphopt.rewrite.shapes import Shapes
 from passes.quantize import static
+from passes.quantize.static.readback import findings
 from passes.quantize.static.settings import Granularity, Override, Range, Settings
 from passes.quantize.targets import target
 
@@ -75,6 +76,8 @@ class Quantize(Pass):
         overrides: By the name of a tensor: {"skip": True}, or any of "dtype", "low", "high", or
             "scale" and "zero_point".
         target: "ort-cpu", "ort-cuda", "tensorrt" or "generic".
+        read_back: Whether mode "static" ends with starting the model on the target, to list what
+            still computes on floats there, and why.
         keep: "faster" undoes what paired timing finds slower than float, "all" nothing; for mode
             "auto".
         max_drop: How much the metric may drop, for mode "auto".
@@ -107,6 +110,7 @@ class Quantize(Pass):
     exclude: Globs = ""
     overrides: Mapping[str, Given] = field(default_factory=dict, hash=False)
     target: str = "ort-cpu"
+    read_back: bool = True
     keep: Keep = "faster"
     max_drop: float | None = None
     metric: str | None = None
@@ -231,7 +235,13 @@ class Quantize(Pass):
             symmetric = settings.symmetric_activations
             return ranges(model, names, context, rule, settings.activations, symmetric)
 
-        yield from static.rewrites(model, settings, measure)
+        declined: dict[str, str] = {}
+        for item in static.rewrites(model, settings, measure):
+            if isinstance(item, Declined):
+                declined[item.at] = item.why
+            yield item
+        if self.read_back and settings.target.providers:
+            yield from findings(model, settings.target, declined)
 
 
 _WEIGHTS = (

@@ -63,6 +63,7 @@ RULES = {
 
 TARGET = Target(
     name="ort-cpu",
+    providers=("cpu",),
     rules=RULES,
     activations=(ir.DataType.UINT8, ir.DataType.INT8),
     weights=(ir.DataType.INT8, ir.DataType.UINT8),
