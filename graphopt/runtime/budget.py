@@ -27,27 +27,37 @@ class Budget:
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
 
 
-def judge_output(error: OutputError, budget: Budget) -> str | None:
-    """What is wrong with an output, in one clause; None: nothing is."""
+def fault(error: OutputError, *, exact: bool, min_sqnr: float | None) -> str | None:
+    """What is wrong with an output, in one clause; None: nothing is.
+
+    Args:
+        error: How far it is from the reference's.
+        exact: Whether it must be equal up to reassociated sums.
+        min_sqnr: The least signal to quantization noise ratio, in dB; None: any.
+    """
     if not error.finite:
         return f"output {error.name!r} has NaN or infinity where the reference has none"
+    if exact and not error.equal:
+        return (
+            f"output {error.name!r} differs by up to {error.max_abs:.3g} (SQNR"
+            f" {error.sqnr_db:.1f} dB), reassociated sums explain {error.bound:.3g}"
+        )
+    if min_sqnr is not None and not error.sqnr_db >= min_sqnr:
+        return f"output {error.name!r} has an SQNR of {error.sqnr_db:.1f} dB, under {min_sqnr:g} dB"
+    return None
+
+
+def judge_output(error: OutputError, budget: Budget) -> str | None:
+    """What is wrong with an output, in one clause; None: nothing is."""
     tolerance = budget.tolerances.get(error.name, budget.tolerances.get(_ALL_OTHERS))
-    if tolerance is not None and error.outside:
+    strict = budget.max_drop is None and budget.min_sqnr is None and tolerance is None
+    if error.finite and tolerance is not None and error.outside:
         return (
             f"output {error.name!r}: {error.outside:,} of {error.elements:,} elements are outside"
             f" of atol {tolerance.atol:g}, rtol {tolerance.rtol:g} (max abs {error.max_abs:.3g},"
             f" max rel {error.max_rel:.3g})"
         )
-    if budget.min_sqnr is not None and not error.sqnr_db >= budget.min_sqnr:
-        return (
-            f"output {error.name!r} has an SQNR of {error.sqnr_db:.1f} dB, under --min-sqnr"
-            f" {budget.min_sqnr:g}"
-        )
-    strict = budget.max_drop is None and budget.min_sqnr is None and tolerance is None
-    if strict and not error.equal:
-        return (
-            f"output {error.name!r} differs by up to {error.max_abs:.3g} (SQNR"
-            f" {error.sqnr_db:.1f} dB), reassociated sums explain {error.bound:.3g}; where a loss"
-            " is meant, allow it: --max-drop, --min-sqnr, --rtol or --atol"
-        )
-    return None
+    found = fault(error, exact=strict, min_sqnr=budget.min_sqnr)
+    if found and strict and error.finite:
+        return f"{found}; where a loss is meant, allow it: --max-drop, --min-sqnr, --rtol or --atol"
+    return found

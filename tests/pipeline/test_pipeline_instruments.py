@@ -22,6 +22,7 @@ from graphopt.pipeline.instruments import (
     Statistics,
 )
 from graphopt.pipeline.instruments.checker import check_problem
+from graphopt.pipeline.instruments.compare import _Kept
 from graphopt.pipeline.instruments.guard import latency_ratio
 from graphopt.pipeline.interface import interface_change
 from graphopt.pipeline.manager import PassFailed, run
@@ -389,3 +390,11 @@ def test_the_latency_guard_undoes_what_is_too_slow() -> None:
 
 def test_latency_is_measured_on_onnx_runtime() -> None:
     assert latency_ratio(chain(), chain(), Context()) > 0
+
+
+def test_outputs_are_kept_only_as_long_as_they_fit() -> None:
+    kept = _Kept(20)
+    batch = {"y": np.zeros(2, np.float32), "none": None}
+    for fit in (True, True, False, False):
+        kept.add(batch)
+        assert (kept.outputs is not None) is fit

@@ -53,7 +53,7 @@ def test_budgets_decide_where_they_are_given() -> None:
     assert "60 of 60 elements are outside" in failure
     assert run(offset(0.5), budget=Budget(min_sqnr=3)).failures == ()
     (failure,) = run(offset(0.5), budget=Budget(min_sqnr=60)).failures
-    assert "under --min-sqnr 60" in failure
+    assert "under 60 dB" in failure
     other = Budget(tolerances={"another": Tolerance(atol=9)})
     assert "differs by up to" in run(offset(0.5), budget=other).failures[0]
 

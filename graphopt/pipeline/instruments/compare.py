@@ -11,6 +11,7 @@ from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.pipeline.contract import Context, Effect
 from graphopt.pipeline.instrument import Instrument, Step
 from graphopt.pipeline.interface import interface_change
+from graphopt.runtime.budget import fault
 from graphopt.runtime.compare import Comparison, OutputError
 from graphopt.runtime.feeds import Array, Batch, Feeds
 from graphopt.runtime.providers import ProviderAbsentError
@@ -64,7 +65,9 @@ class Compare(Instrument):
         try:
             self._feeds = self._feeds_for(model, context)
             session = Session(model, context.providers, title="it")
-            outputs = [session.run(batch) for batch in self._batches()]
+            kept = _Kept(self._max_bytes)
+            for batch in self._batches():
+                kept.add(session.run(batch))
         except ProviderAbsentError:
             # That says nothing about the model.
             raise
@@ -73,7 +76,7 @@ class Compare(Instrument):
                 f"the model does not run on ONNX Runtime before any pass: {error.cause}",
                 fix=_ANYWAY,
             ) from error
-        self._remember(model, session, outputs, context)
+        self._remember(model, session, kept, context)
 
     def after(self, step: Step) -> None:
         """Run the model that the pass left, and compare.
@@ -97,16 +100,16 @@ class Compare(Instrument):
         exact = step.work.effect is Effect.EXACT
         # What a lossy pass does need not be told apart from rounding.
         comparison = Comparison(reference, candidate, measure_noise=exact)
-        outputs = []
+        kept = _Kept(self._max_bytes)
         for index, batch in enumerate(self._batches()):
             if isinstance(reference, _Recorded):
                 reference.expect(index, batch)
-            outputs.append(comparison.run(batch)[1])
+            kept.add(comparison.run(batch)[1])
         step.errors = comparison.errors()
         self._judge(step)
         if isinstance(reference, _Recorded):
             reference.let_go()
-        self._remember(step.after, candidate, outputs, step.context)
+        self._remember(step.after, candidate, kept, step.context)
 
     def _judge(self, step: Step) -> None:
         wrong = [error for error in step.errors if self._problem(error, step.work.effect)]
@@ -119,16 +122,9 @@ class Compare(Instrument):
         step.measures["random outputs"] = len(random)
 
     def _problem(self, error: OutputError, effect: Effect) -> str | None:
-        if not error.finite:
-            return f"output {error.name!r} has NaN or infinity where there was none before"
-        if effect is Effect.EXACT and not error.equal:
-            return (
-                f"it is exact, and output {error.name!r} differs by up to {error.max_abs:.3g}"
-                f" (reassociated sums explain {error.bound:.3g})"
-            )
-        if self._min_sqnr is not None and not error.sqnr_db >= self._min_sqnr:
-            return f"output {error.name!r} is left with an SQNR of {error.sqnr_db:.3g} dB"
-        return None
+        exact = effect is Effect.EXACT
+        found = fault(error, exact=exact, min_sqnr=self._min_sqnr)
+        return f"it is exact, and {found}" if found and exact and error.finite else found
 
     def _random_outputs(self, step: Step) -> set[str]:
         """Run the model before the pass twice: what differs then is not the pass's doing.
@@ -165,11 +161,9 @@ class Compare(Instrument):
     def _start(self, model: ir.Model, context: Context) -> Session:
         return Session(model, context.providers, title="the model before the pass")
 
-    def _remember(
-        self, model: ir.Model, session: Session, outputs: Sequence[Batch], context: Context
-    ) -> None:
-        if _size(outputs) <= self._max_bytes:
-            session = _Recorded(session, lambda: self._start(model, context), outputs)
+    def _remember(self, model: ir.Model, session: Session, kept: _Kept, context: Context) -> None:
+        if kept.outputs is not None:
+            session = _Recorded(session, lambda: self._start(model, context), kept.outputs)
         # Two: where this pass is rolled back, the model before it comes again.
         self._known = [*self._known[-1:], (model, session)]
 
@@ -215,5 +209,21 @@ class _Recorded(Session):
         return self._again
 
 
-def _size(outputs: Sequence[Batch]) -> int:
-    return sum(getattr(array, "nbytes", 0) for batch in outputs for array in batch.values())
+class _Kept:
+    """Outputs, batch by batch, until they are more than fits: then none of them.
+
+    Args:
+        most: Bytes of all of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.outputs: list[Batch] | None = []
+        self._left = most
+
+    def add(self, outputs: Batch) -> None:
+        """Keep the outputs of the next batch, if all up to it fit."""
+        self._left -= sum(getattr(array, "nbytes", 0) for array in outputs.values())
+        if self._left < 0:
+            self.outputs = None
+        elif self.outputs is not None:
+            self.outputs.append(outputs)
