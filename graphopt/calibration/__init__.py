@@ -4,7 +4,6 @@ from graphopt.calibration.collect import collect
 from graphopt.calibration.extrema import ChannelRange, MinMax, MovingAverage
 from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.moments import ChannelSquares, Moments
-from graphopt.calibration.observe import observe, runs
 from graphopt.calibration.ranges import Ranges, ranges, statistics
 from graphopt.calibration.rules import Range, Rule
 from graphopt.calibration.second_moments import Patches, Rows, SecondMoments, rows_of
@@ -26,9 +25,7 @@ __all__ = [
     "SecondMoments",
     "Statistic",
     "collect",
-    "observe",
     "ranges",
     "rows_of",
-    "runs",
     "statistics",
 ]

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.calibration.checkpoint import Checkpoint, checkpoint_key
 from graphopt.calibration.identity import data_digest, model_digest
-from graphopt.calibration.observe import runs
+from graphopt.calibration.grouping import runs
 from graphopt.calibration.plan import Plan, Watch
 from graphopt.calibration.statistics import Array, ExtentStatistic, NotANumberError
 from graphopt.calibration.tap_session import TapSession
@@ -120,7 +120,7 @@ class _Collection:
         ]
         for _, alike in itertools.groupby(sorted(left, key=seen, reverse=True), key=seen):
             sizes = {name: self.plan.sizes[name] for name in alike}
-            yield from runs(sizes, self.plan.memory, most=len(sizes))
+            yield from runs(sizes, self.plan.memory)
 
     def _passing(self, names: Sequence[str]) -> Iterator[int]:
         """Show the samples that are left to a group; yield how many came."""
@@ -154,7 +154,7 @@ class _Collection:
             elif not self._see_extents(name, tap, outputs):
                 suspects.append(name)
         sizes = {name: self.plan.whole_sizes[name] for name in suspects}
-        for group in runs(sizes, self.plan.memory, most=len(sizes)):
+        for group in runs(sizes, self.plan.memory):
             self._see_again(group, samples, before)
 
     def _see_extents(self, name: str, tap: Tap, outputs: Mapping[str, Any]) -> bool:

@@ -197,33 +197,36 @@ class Threshold(Pass):
         if not candidates:
             wanted = self.include if isinstance(self.include, str) else ", ".join(self.include)
             yield Declined(wanted, "include, exclude and op_types leave no weight")
+        norms = None
+        if self._score == "wanda":
+            found_weights = [found for found in candidates if isinstance(found, Weight)]
+            norms = wanda.input_norms(model, found_weights, context)
         for found in candidates:
-            why = found.why if isinstance(found, Unusable) else self._objection(found, model)
+            why = found.why if isinstance(found, Unusable) else self._objection(found, norms)
             if why is not None:
                 yield Declined(found.at, why)
             elif isinstance(found, Weight) and found.tensor.size > 0:
                 usable.append(found)
-        decisions = self._decisions(self._scored(usable, model, context))
+        decisions = self._decisions(self._scored(usable, norms))
         for done, (weight, decision) in enumerate(zip(usable, decisions, strict=True)):
             context.progress("threshold", done, len(usable))
             if decision.changes:
                 yield self._rewrite(weight, decision)
 
-    def _objection(self, weight: Weight, model: ir.Model) -> str | None:
+    def _objection(self, weight: Weight, norms: wanda.InputNorms | None) -> str | None:
         if weight.dtype == ir.DataType.FLOAT8E8M0:
             return f"{weight.dtype.name} has no zero"
         if self.pattern is not None and weight.uses[0].axes.input is None:
             return f"a {weight.role.value} has no input channels to find {self.pattern} along"
-        return wanda.objection(weight, model) if self._score == "wanda" else None
+        return None if norms is None else norms.objection(weight)
 
     def _scored(
-        self, usable: Sequence[Weight], model: ir.Model, context: Context
+        self, usable: Sequence[Weight], norms: wanda.InputNorms | None
     ) -> list[Callable[[], Scored]]:
         """Prepare scores; what costs a pass over a weight is done when its turn comes."""
         score = self._score
-        if score != "wanda":
+        if norms is None:
             return [partial(_scored, weight, score) for weight in usable]
-        norms = wanda.input_norms(model, usable, context)
         return [partial(wanda.scored, weight, norms) for weight in usable]
 
     def _decisions(self, prepare: Sequence[Callable[[], Scored]]) -> Iterator[Decision]:

@@ -7,116 +7,111 @@ and places, as if each place were a token; what falls off the border is not subt
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import ChannelSquares, observe, runs
+from graphopt.calibration import ChannelSquares, statistics
 from graphopt.errors import GraphoptError
+from graphopt.model.scopes import scopes
 from graphopt.pipeline.contract import Context
-from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.weights import Use, Weight
-from graphopt.runtime.session import Session
 from passes.threshold.scores import Scored
 from passes.threshold.source import Array, Source
-
-_BATCH = 8
-"""Samples per run: inner values are many times as large as inputs."""
 
 _Key = tuple[str, int]
 
 
-def objection(weight: Weight, model: ir.Model) -> str | None:
-    """Say why the inputs of a weight's layer cannot be watched, if so."""
-    for use in weight.uses:
-        value = use.activation
-        if value is None:
-            return f"the input norms of {use.node.op_type} cannot be watched: it keeps a state"
-        if use.scope.graph is not model.graph:
-            return f"the input norms of a layer inside {use.scope.name} cannot be watched"
-        if value.is_initializer() or not value.name:
-            return "what it is multiplied with is no activation"
+@dataclass(frozen=True)
+class InputNorms:
+    """Norms of the channels of activations.
+
+    Args:
+        found: By the address of the activation and its channel axis.
+        addresses: By the activation.
+        missing: Why others have none, by address.
+    """
+
+    found: Mapping[_Key, Array]
+    addresses: Mapping[ir.Value, str]
+    missing: Mapping[str, str]
+
+    def objection(self, weight: Weight) -> str | None:
+        """Say why the inputs of a weight's layers were not watched, if so."""
+        for use in weight.uses:
+            why = _objection(use)
+            if why is None:
+                reason = self.missing.get(self.key(use)[0])
+                why = None if reason is None else f"its input cannot be watched: {reason}"
+            if why is not None:
+                return why
+        return None
+
+    def key(self, use: Use) -> _Key:
+        """Return where the norms of a layer's input are found."""
+        value, activation = use.activation, use.slot.activation
+        if value is None or activation is None:
+            raise ValueError(f"{use.node.name!r} has no activation to watch")
+        return self.addresses[value], activation.axis
+
+
+def _objection(use: Use) -> str | None:
+    value = use.activation
+    if value is None:
+        return f"the input norms of {use.node.op_type} cannot be watched: it keeps a state"
+    if value.is_initializer() or not value.name:
+        return "what it is multiplied with is no activation"
     return None
 
 
-def input_norms(
-    model: ir.Model, weights: Iterable[Weight], context: Context
-) -> Mapping[_Key, Array]:
-    """Run the model on the feeds and return norms by the name of a value and its channel axis.
+def input_norms(model: ir.Model, weights: Iterable[Weight], context: Context) -> InputNorms:
+    """Run the model on the feeds and return norms of what the weights are multiplied with.
 
     Raises:
-        GraphoptError: There are no feeds, or activations are not finite.
+        GraphoptError: There are no feeds, or an activation is NaN.
     """
     if context.feeds is None:
         raise GraphoptError("score 'wanda' needs data", fix="give calibration samples with --data")
-    statistics: dict[str, dict[int, ChannelSquares]] = {}
-    for weight in weights:
-        for use in weight.uses:
-            name, axis = _key(use)
-            statistics.setdefault(name, {}).setdefault(axis, ChannelSquares(axis))
-    sizes = _sizes(model, statistics)
-    groups = list(runs(sizes))
-    for done, names in enumerate(groups):
-        context.progress("input norms", done, len(groups))
-        _watch(model, names, statistics, context)
-    norms = {
-        (name, axis): statistic.norms
-        for name, by_axis in statistics.items()
-        for axis, statistic in by_axis.items()
+    norms = InputNorms({}, _addresses(model), {})
+    keys = {
+        norms.key(use): None for weight in weights for use in weight.uses if _objection(use) is None
     }
-    for (name, _), values in norms.items():
-        if not np.isfinite(values).all():
-            raise GraphoptError(f"{name!r} is not finite on {context.feeds.source}")
-    return norms
+    wanted: dict[str, list[Callable[[], ChannelSquares]]] = {}
+    for name, axis in keys:
+        wanted.setdefault(name, []).append(partial(ChannelSquares, axis))
+    seen = statistics(model, wanted, context)
+    found: dict[_Key, Array] = {}
+    missing = dict(seen.missing)
+    for name, watching in seen.found.items():
+        for statistic in watching:
+            if not isinstance(statistic, ChannelSquares) or not statistic.count:
+                missing[name] = "no sample reaches it"
+            else:
+                found[name, statistic.axis] = statistic.norms
+    return replace(norms, found=found, missing=missing)
 
 
-def _key(use: Use) -> _Key:
-    value, activation = use.activation, use.slot.activation
-    if value is None or value.name is None or activation is None:
-        raise ValueError(f"{use.node.name!r} has no activation to watch")
-    return value.name, activation.axis
+def _addresses(model: ir.Model) -> dict[ir.Value, str]:
+    return {
+        value: scope.at(value.name)
+        for scope in scopes(model)
+        for value in (*scope.graph.inputs, *(v for node in scope.graph for v in node.outputs))
+    }
 
 
-def _sizes(model: ir.Model, names: Iterable[str]) -> dict[str, int | None]:
-    shapes = Shapes.of(model)
-    values = {value.name: value for node in model.graph for value in node.outputs}
-    values.update({value.name: value for value in model.graph.inputs})
-    sizes: dict[str, int | None] = {}
-    for name in names:
-        shape, dtype = shapes.shape(values[name]), shapes.dtype(values[name])
-        if shape is None or dtype is None:
-            sizes[name] = None
-            continue
-        elements = math.prod(size if isinstance(size, int) else _BATCH for size in shape)
-        sizes[name] = math.ceil(elements * dtype.itemsize)
-    return sizes
-
-
-def _watch(
-    model: ir.Model,
-    names: Sequence[str],
-    statistics: Mapping[str, Mapping[int, ChannelSquares]],
-    context: Context,
-) -> None:
-    assert context.feeds is not None
-    fed = {value.name for value in model.graph.inputs}
-    exposed = {value.name for value in model.graph.outputs}
-    expose = [name for name in names if name not in fed and name not in exposed]
-    session = Session(model, context.providers, expose=expose)
-    watching = {name: tuple(statistics[name].values()) for name in names}
-    observe(context.feeds.batches(_BATCH), session.run, watching)
-
-
-def scored(weight: Weight, norms: Mapping[_Key, Array]) -> Scored:
+def scored(weight: Weight, norms: InputNorms) -> Scored:
     """Multiply a weight by the norms of its inputs; of several layers, their root sum of squares.
 
     Raises:
         GraphoptError: The layers of a shared weight read it along different axes.
     """
     source = Source(weight)
-    squares = sum(np.square(_along(source, use, norms[_key(use)])) for use in weight.uses)
+    squares = sum(
+        np.square(_along(source, use, norms.found[norms.key(use)])) for use in weight.uses
+    )
     return Scored(source, np.sqrt(np.asarray(squares)))
 
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphopt.calibration import ChannelSquares, observe, runs
+from graphopt.calibration import ChannelSquares
+from graphopt.calibration.grouping import runs
 
 
 @settings(deadline=None, max_examples=50)
@@ -48,16 +49,6 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_runs_stay_within_the_limit() -> None:
-    sizes = {"a": 40, "b": 50, "c": 20, "d": None, "e": 300, "f": 10, "g": 10, "h": 10}
-    groups = list(runs(sizes, 100, most=2))
-    assert groups == [("a", "b"), ("c",), ("d",), ("e",), ("f", "g"), ("h",)]
-    assert list(runs({})) == []
-
-
-def test_inputs_are_observed_as_they_are_fed() -> None:
-    statistics = {"x": [ChannelSquares(1)], "y": [ChannelSquares(1), ChannelSquares(0)]}
-    batches = [{"x": np.full((2, 3), value)} for value in (1.0, 2.0)]
-    observe(batches, lambda batch: {"y": 2 * batch["x"]}, statistics)
-    np.testing.assert_array_equal(statistics["x"][0].sums, [10, 10, 10])
-    np.testing.assert_array_equal(statistics["y"][0].sums, [40, 40, 40])
-    np.testing.assert_array_equal(statistics["y"][1].sums, [60, 60])
+    sizes = {"a": 40, "b": 50, "c": 20, "e": 300, "f": 10, "g": 0, "h": 90, "i": 1}
+    assert list(runs(sizes, 100)) == [("a", "b"), ("c",), ("e",), ("f", "g", "h"), ("i",)]
+    assert list(runs({}, 1)) == []

@@ -356,13 +356,35 @@ def test_wanda_weighs_inputs_within_each_output(op: str) -> None:
         np.testing.assert_array_equal(np.flatnonzero(row.ravel() == 0), gone)
 
 
-def test_wanda_needs_data_and_a_visible_input() -> None:
+def test_wanda_needs_data() -> None:
     model = wanda_model("MatMul", normal(6, 4), 6, 2)
     with pytest.raises(GraphoptError, match="needs data; give calibration samples with --data"):
         run(model, sparsity=0.5, score="wanda")
-    feeds = Feeds({"x": normal(4, 6)})
-    _, declined = run(read("loop"), Context(feeds=feeds), sparsity=0.5, score="wanda")
-    assert declined == {"w": "the input norms of a layer inside Loop_0/body cannot be watched"}
+
+
+def test_wanda_watches_inputs_inside_of_bodies() -> None:
+    model = read("loop")
+    x = np.array([[3, 2, 1], [0.5, -1, 1]], np.float32)
+    before = contents(model)[2]
+    _, declined = run(model, Context(feeds=Feeds({"x": x})), sparsity=0.34, score="wanda")
+    assert not declined
+    states = [x]
+    for _ in range(3):
+        states.append(np.tanh(states[-1] @ before))
+    norms = np.sqrt(np.square(np.concatenate(states), dtype=np.float64).sum(axis=0))
+    scores = np.abs(before) * norms[:, None]
+    expected = before.copy()
+    for column in range(3):
+        expected[np.argsort(scores[:, column], kind="stable")[:1], column] = 0
+    np.testing.assert_array_equal(contents(model)[2], expected)
+
+
+def test_wanda_declines_what_no_sample_reaches() -> None:
+    model = read("nested_if")
+    feeds = {"x": normal(5, 4), "outer": np.array(False), "inner": np.array(False)}
+    _, declined = run(model, Context(feeds=Feeds(feeds)), sparsity=0.5, score="wanda")
+    (reason,) = {why for at, why in declined.items() if at.endswith("/v")}
+    assert reason == "its input cannot be watched: no sample reaches it"
 
 
 @pytest.mark.parametrize(
