@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import onnx_ir as ir
@@ -59,12 +59,14 @@ class Sensitivity(Quantize):
     def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined | Finding]:
         """Yield one finding per layer, and where none can be quantized and why."""
         wanted = _FORMS[self.mode]
-        passes = survey_passes(self, data=context.feeds is not None)
+        # Its forms are made by the pass that edits.
+        asking = Quantize(**{one.name: getattr(self, one.name) for one in fields(Quantize)})
+        passes = survey_passes(asking, data=context.feeds is not None)
         chosen = [(form, work) for form, work in passes if form in wanted]
         layers, declined = survey(model, chosen, context)
         yield from declined
-        how = asked(self, model, context)
-        bench = bench_for(self, model, context, how, context.providers, layers=layers)
+        how = asked(asking, model, context)
+        bench = bench_for(asking, model, context, how, context.providers, layers=layers)
         found: list[tuple[Damage, Layer, Form]] = []
         for done, layer in enumerate(layers):
             context.progress("sensitivity", done, len(layers))

@@ -68,7 +68,7 @@ def _decision(
     quantize: Quantize, model: ir.Model, layers: tuple[Layer, ...], context: Context
 ) -> Generator[Finding, None, Decision]:
     if not layers:
-        return Decision("nothing to quantize", {}, None, None, Log())
+        return Decision("nothing can be quantized", {}, None, None, Log())
     try:
         how = asked(quantize, model, context)
     except GraphoptError as error:

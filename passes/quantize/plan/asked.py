@@ -67,7 +67,7 @@ def asked(quantize: Quantize, model: ir.Model, context: Context) -> Asked:
     else:
         feeds = context.feeds.for_model(model)
     metric = _metric(quantize, model, feeds)
-    return Asked(feeds, made_up, metric, _bounds(quantize, model, made_up, metric))
+    return Asked(feeds, made_up, metric, _bounds(quantize, feeds, made_up, metric))
 
 
 def timed_on(target: str, providers: Sequence[str]) -> str | None:
@@ -108,7 +108,7 @@ def _are_classes(model: ir.Model, feeds: Feeds) -> bool:
     return not isinstance(classes, int) or 0 <= int(labels.min()) <= int(labels.max()) < classes
 
 
-def _bounds(quantize: Quantize, model: ir.Model, made_up: bool, metric: Metric | None) -> Bounds:
+def _bounds(quantize: Quantize, feeds: Feeds, made_up: bool, metric: Metric | None) -> Bounds:
     """What the user asked for and nothing else; or where nothing was asked for, the defaults."""
     if quantize.max_drop is not None or quantize.min_sqnr is not None:
         return Bounds(min_sqnr=quantize.min_sqnr, max_drop=quantize.max_drop)
@@ -116,4 +116,5 @@ def _bounds(quantize: Quantize, model: ir.Model, made_up: bool, metric: Metric |
         min_sqnr=MIN_SQNR + MADE_UP * made_up,
         min_agreement=None if made_up else MIN_AGREEMENT,
         max_drop=None if metric is None else MAX_DROP,
+        rows=None if feeds.labels is None else len(feeds.labels),
     )

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from passes.quantize.quantize import Quantize
 
 
+_MIN_SIZE = 512
+"""Bytes of a weight below which the nodes that make it float again weigh more than is saved."""
+
 _ORDER = (Form.STATIC, Form.DYNAMIC, Form.BLOCKS, Form.FOLDED)
 
 
@@ -61,6 +64,7 @@ def _pass(
         return dataclasses.replace(
             quantize,
             mode="static",
+            read_back=False,
             include=include,
             exclude=exclude,
             op_types=op_types,
@@ -72,7 +76,9 @@ def _pass(
         )
     if form is Form.DYNAMIC:
         return QuantizeDynamic(include=include, exclude=exclude, op_types=_products(op_types))
-    told = QuantizeWeights(include=include, exclude=exclude, op_types=op_types, form="folded")
+    told = QuantizeWeights(
+        include=include, exclude=exclude, op_types=op_types, form="folded", min_size=_MIN_SIZE
+    )
     if form is Form.FOLDED:
         return told
     return dataclasses.replace(told, form="auto", granularity="block", block_size=32)

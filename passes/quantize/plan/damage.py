@@ -17,6 +17,14 @@ _SILENCE = 1e-3
 """An output that is 0 throughout has no signal: what stays below this has no noise either."""
 
 
+_ROUNDING = 1e-9
+"""Two shares of 1 that differ by 0.005 do not quite."""
+
+
+_SHARES_ROUNDING = 1e-2
+"""What sums of half-precision shares may miss 1 by."""
+
+
 @dataclass(frozen=True)
 class Damage:
     """How far outputs are from those of the float model.
@@ -58,11 +66,14 @@ class Bounds:
         min_sqnr: In dB.
         min_agreement: A share of 1.
         max_drop: In the unit of the metric.
+        rows: On so many rows the metric was measured, and chance may move it: by the root of the
+            rows that another class wins now, up or down. None: `max_drop` is strict.
     """
 
     min_sqnr: float | None = None
     min_agreement: float | None = None
     max_drop: float | None = None
+    rows: int | None = None
 
     def objection(self, damage: Damage) -> str | None:
         """Why damage is not bearable; None: it is."""
@@ -73,9 +84,17 @@ class Bounds:
             return f"SQNR {damage.sqnr_db:.1f} dB is under {self.min_sqnr:g}"
         if not _reaches(damage.agreement, self.min_agreement):
             return f"agreement {damage.agreement:.4f} is under {self.min_agreement:g}"
-        if self.max_drop is not None and not (damage.drop is None or damage.drop <= self.max_drop):
-            return f"the metric drops by {damage.drop:.4f}, over {self.max_drop:g}"
+        if self.max_drop is not None and damage.drop is not None:
+            allowed = max(self.max_drop, self._chance(damage))
+            if not damage.drop <= allowed + _ROUNDING:
+                return f"the metric drops by {damage.drop:.4f}, over {allowed:.4g}"
         return None
+
+    def _chance(self, damage: Damage) -> float:
+        """One standard deviation of the drop where each row that changes is as likely a gain."""
+        if self.rows is None or damage.agreement is None:
+            return 0.0
+        return math.sqrt((1 - damage.agreement) / self.rows)
 
 
 def _reaches(value: float | None, least: float | None) -> bool:
@@ -92,7 +111,7 @@ class Gauge:
     Args:
         run: The float model.
         outputs: Names of its outputs.
-        scores: Those of them whose rows are scores.
+        scores: Those of them whose rows are scores; so are rows of shares that add up to 1.
         feeds: Laid out for the model.
         batch: Samples per run.
         metric: The task's; the feeds have labels then.
@@ -125,6 +144,8 @@ class Gauge:
             self._expected.append((samples, found))
             seen += self.feeds.layout.batch or self.batch
         self.count = min(seen, total)
+        shares = (name for name in self.outputs if self._holds_shares(name))
+        self.scores = frozenset([*self.scores, *shares])
         if self.metric is not None and self.feeds.labels is not None:
             self._like = self._collected(found for _, found in self._expected)
             self._rating = self._rate(self._like)
@@ -154,6 +175,9 @@ class Gauge:
             min(agreements, default=None),
             self._drop(actual) if actual else None,
         )
+
+    def _holds_shares(self, name: str) -> bool:
+        return all(_are_shares(found[name]) for _, found in self._expected)
 
     def _collected(self, found: Iterator[Mapping[str, object]]) -> Outputs:
         assert self.metric is not None
@@ -226,6 +250,16 @@ class _OutputDamage:
         if self._counted:
             return self._equal / self._counted
         return self._difference.argmax_agreement if self._scores else None
+
+
+def _are_shares(value: object) -> bool:
+    """Whether the last axis holds probabilities, however a model has computed them."""
+    if not isinstance(value, np.ndarray) or not _is_float(value):
+        return False
+    if value.ndim < 2 or value.shape[-1] < 2 or not value.size:
+        return False
+    sums = value.astype(np.float64).sum(axis=-1)
+    return bool(value.min() >= 0 and np.abs(sums - 1).max() <= _SHARES_ROUNDING)
 
 
 def _is_float(array: Array) -> bool:

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+_MANY = 1 / 3
+
 
 class Form(enum.Enum):
     """How a layer computes, and how it is stored."""
@@ -65,22 +67,34 @@ def stored(layers: Iterable[Layer]) -> dict[str, Form]:
 def candidates(layers: Sequence[Layer]) -> dict[str, dict[str, Form]]:
     """Forms for a whole model, by a name for each choice; equal choices stand once.
 
-    The order is that of preference where nothing is measured: the most integers first.
+    The order is that of preference where nothing is measured: the most integers first. Forms of
+    matrix products are choices for a whole model only where those are a good part of it;
+    elsewhere they are tried when the rest is settled.
     """
     rules: dict[str, Callable[[Layer], bool]] = {
         "static": lambda layer: True,
         "static weights": lambda layer: layer.weights > 0,
-        "static without MatMul": lambda layer: Form.DYNAMIC not in layer.forms,
-        "static convolutions": lambda layer: layer.op_type in ("Conv", "ConvTranspose"),
-        "none static": lambda layer: False,
     }
+    beside = [Form.FOLDED]
+    if _has_many_products(layers):
+        rules["static without MatMul"] = lambda layer: Form.DYNAMIC not in layer.forms
+        rules["none static"] = lambda layer: False
+        beside = [Form.DYNAMIC, Form.BLOCKS, Form.FOLDED]
+    else:
+        rules["none static"] = lambda layer: False
     found: dict[str, dict[str, Form]] = {}
     for name, rule in rules.items():
-        for beside in (Form.DYNAMIC, Form.BLOCKS, Form.FOLDED):
-            forms = {layer.at: _form(layer, static=rule(layer), beside=beside) for layer in layers}
+        for other in beside:
+            forms = {layer.at: _form(layer, static=rule(layer), beside=other) for layer in layers}
             if forms not in found.values():
                 found[_named(name, forms)] = forms
     return found
+
+
+def _has_many_products(layers: Sequence[Layer]) -> bool:
+    heavy = [layer for layer in layers if layer.weights > 0]
+    products = [layer for layer in heavy if layer.forms & {Form.DYNAMIC, Form.BLOCKS}]
+    return len(products) > _MANY * len(heavy)
 
 
 def _form(layer: Layer, *, static: bool, beside: Form) -> Form:

@@ -19,13 +19,16 @@ def findings(layers: Sequence[Layer], decision: Decision) -> Iterator[Finding]:
         yield Finding(trial.name, why, _numbers(trial.damage, trial.speed))
     yield Finding("decision", summary(decision), _numbers(decision.damage, decision.speed))
     for layer in layers:
-        if decision.forms.get(layer.at, Form.FLOAT) is Form.FLOAT:
+        left = decision.forms.get(layer.at, Form.FLOAT) is Form.FLOAT
+        if left and (layer.weights or layer.at in decision.reasons):
             why = ", ".join([f"{layer.op_type} stays float", *_reasons(layer.at, decision)])
             yield Finding(layer.at, why, _numbers(None, None))
 
 
 def summary(decision: Decision) -> str:
     """Say in one line what was decided."""
+    if not decision.forms:
+        return decision.name
     ended = "" if decision.complete else "; the budget ran out before all was tried"
     return f"{decision.name}: {counted(decision.forms)}, for {spelled(decision.log.bounds)}{ended}"
 

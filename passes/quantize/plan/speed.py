@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _ROUNDS = 15
+_QUICK_ROUNDS = 9
 _REPEATS = 2
 _CLEAR = 1.96
 _MOST_RUNS = 5
-_SECONDS = 2.0
+_SECONDS = 1.0
 """What the rounds of one comparison are to take, where runs are short enough for that."""
 
 _SHORTEST = 2e-4
@@ -212,6 +213,7 @@ def paired(
     second: Callable[[], object],
     *,
     rounds: Rounds = timed,
+    quick: bool = False,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Paired:
     """Time two runs until it is clear which is faster, or has been tried often enough.
@@ -220,11 +222,12 @@ def paired(
         first: The run in question.
         second: What it is held against.
         rounds: How to time them.
+        quick: With fewer rounds, and no repetition.
         out_of_time: Asked before each repetition.
     """
-    found = rounds(first, second, _ROUNDS)
+    found = rounds(first, second, _QUICK_ROUNDS if quick else _ROUNDS)
     for _ in range(_REPEATS):
-        if found.latency.clear or out_of_time():
+        if quick or found.latency.clear or out_of_time():
             break
         found += rounds(first, second, _ROUNDS)
     return found
@@ -236,6 +239,7 @@ def compared(
     names: Sequence[str],
     *,
     rounds: Rounds = timed,
+    quick: bool = False,
     out_of_time: Callable[[], bool] = lambda: False,
 ) -> Speed:
     """Time two models under each setting.
@@ -245,11 +249,12 @@ def compared(
         second: Likewise of what it is held against.
         names: What to call the settings.
         rounds: How to time them.
+        quick: With fewer rounds, and no repetition.
         out_of_time: Asked before each repetition.
     """
     return Speed(
         {
-            name: paired(a, b, rounds=rounds, out_of_time=out_of_time)
+            name: paired(a, b, rounds=rounds, quick=quick, out_of_time=out_of_time)
             for name, a, b in zip(names, first, second, strict=True)
         }
     )

@@ -120,7 +120,8 @@ class Workbench:
             [partial(second.run, batch) for batch in batches],
             list(self._timing),
             rounds=self._rounds,
-            out_of_time=lambda: quick or self.out_of_time,
+            quick=quick,
+            out_of_time=lambda: self.out_of_time,
         )
 
     @cached_property
