@@ -155,7 +155,9 @@ def test_providers_are_read_with_options() -> None:
     assert parse_provider("CPUExecutionProvider").is_cpu
 
 
-@pytest.mark.parametrize("text", ["", "cpu:x", "cpu:foo=1", ":a=1", "Own=", "Own=/nowhere.so", "cpu:=1"])
+@pytest.mark.parametrize(
+    "text", ["", "cpu:x", "cpu:foo=1", ":a=1", "Own=", "Own=/nowhere.so", "cpu:=1"]
+)
 def test_providers_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(GraphoptError, match="provider"):
         parse_provider(text)
