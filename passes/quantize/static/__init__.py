@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.model.scopes import scopes
 from graphopt.pipeline.contract import Declined, Finding, Rewrite
 from graphopt.rewrite.constants import array
 from graphopt.rewrite.grid import Array, Grid, grid_for
@@ -19,13 +20,12 @@ from passes.quantize.static.insertion import Grids, Insertion
 from passes.quantize.static.layers import dequantizes, stored_integers
 from passes.quantize.static.plan import Plan, Planned, plan
 from passes.quantize.static.relabel import line
-from passes.quantize.static.seeds import seeds
 from passes.quantize.static.settings import Override, Range, Settings
 from passes.quantize.targets.rules import Kind
 
 __all__ = ["Override", "Settings", "opset_for", "rewrites"]
 
-_HUGE = 65000.0
+_HUGE = 1e8
 """A range up to here is no activation's: the number stands for infinity."""
 
 Measure = Callable[[tuple[str, ...]], Mapping[str, Range]]
@@ -42,11 +42,9 @@ def rewrites(
         settings: What is asked for.
         measure: Asked for the ranges of activations, in few calls.
     """
-    idiomatic = True
     try:
-        if not seeds(model, settings, Shapes.of(model), lambda value: None).layers:
-            idiomatic = False
-        yield from idioms.rewrites(model, settings) if idiomatic else ()
+        if any(_is_layer(node, settings) for scope in scopes(model) for node in scope.graph):
+            yield from idioms.rewrites(model, settings)
         Shapes.forget(model)
         chosen, ranges = _measured_plan(model, settings, measure)
         yield from chosen.declined
@@ -60,6 +58,11 @@ def rewrites(
     finally:
         Names.forget(model)
         Shapes.forget(model)
+
+
+def _is_layer(node: ir.Node, settings: Settings) -> bool:
+    rule = settings.target.rule(node)
+    return rule is not None and rule.kind == Kind.COMPUTE
 
 
 def _measured_plan(

@@ -143,7 +143,10 @@ def weight_grid(value: ir.Value, uses: list[Use], settings: Settings) -> Grid:
     """
     weight = array(value)
     assert weight is not None
-    dtype = settings.override(value).dtype or settings.weights
+    # No kernel takes a matrix of signed integers in front of one of unsigned integers.
+    is_left = any(use.layer.weight == 0 for use in uses)
+    usual = settings.activations if is_left else settings.weights
+    dtype = settings.override(value).dtype or usual
     axis, block = _granularity(weight, uses, settings)
     kept = value.meta.get("graphopt.grid")
     same = isinstance(kept, Grid) and (kept.dtype, kept.axis, kept.block_size) == (
@@ -157,7 +160,7 @@ def weight_grid(value: ir.Value, uses: list[Use], settings: Settings) -> Grid:
     given = settings.override(value)
     low = low if given.low is None else np.maximum(low, given.low)
     high = high if given.high is None else np.minimum(high, given.high)
-    symmetric = settings.symmetric_weights
+    symmetric = settings.symmetric_activations if is_left else settings.symmetric_weights
     grid = grid_for(
         low, high, dtype, symmetric=symmetric, narrow=symmetric, axis=axis, block_size=block
     )

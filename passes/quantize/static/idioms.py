@@ -35,6 +35,7 @@ def rewrites(model: ir.Model, settings: Settings) -> Iterator[Rewrite]:
     - HardSwish, also written out as x * Clip(x + 3, 0, 6) / 6: as x * HardSigmoid(x).
     - Clip(x + b, 0, c), which is left of it where the 6 went elsewhere: as c * HardSigmoid(x).
     - ReduceMean over all spatial axes: as GlobalAveragePool.
+    - Gemm with factors of a constant matrix and a constant bias: with those multiplied.
     - Sub of and Div by a constant: as Add and Mul.
     """
     for scope in list(scopes(model)):
@@ -47,6 +48,7 @@ def rewrites(model: ir.Model, settings: Settings) -> Iterator[Rewrite]:
                 _hard_swish(node, scope, model, settings)
                 or _shifted_clip(node, scope, model, settings)
                 or _global_pool(node, scope, model, settings)
+                or _plain_gemm(node, scope, model)
                 or _by_constant(node, scope, model, settings)
             )
             if found is not None:
@@ -224,6 +226,35 @@ def _global_pool(
         flat.outputs[0].name = names.fresh(f"{base}_flat")
         new.append(flat)
     return _rewrite(node, scope, "a mean over all spatial axes is a global pool", new)
+
+
+def _plain_gemm(node: ir.Node, scope: Scope, model: ir.Model) -> Rewrite | None:
+    if not is_op(node, "Gemm"):
+        return None
+    factors = [(1, node.attributes.get_float("alpha", 1.0) or 0.0)]
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        factors.append((2, node.attributes.get_float("beta", 1.0) or 0.0))
+    if all(factor == 1.0 for _, factor in factors):
+        return None
+    tensors = [constant(node.inputs[index]) for index, _ in factors]
+    if any(tensor is None or tensor.dtype != ir.DataType.FLOAT for tensor in tensors):
+        return None
+
+    def apply() -> None:
+        assert node.graph is not None
+        for index, factor in factors:
+            old, numbers = node.inputs[index], array(node.inputs[index])
+            assert old is not None
+            assert numbers is not None
+            held = ir.Tensor((numbers * np.float32(factor)).astype(np.float32))
+            name = Names.of(model).fresh(f"{old.name}_scaled")
+            node.replace_input_with(index, add_initializer(node.graph, name, held))
+            uses.remove_unread([old])
+        for attribute in ("alpha", "beta"):
+            node.attributes.pop(attribute, None)
+
+    why = "factors multiplied into the constants of a Gemm"
+    return Rewrite(address(node, scope), why, apply, {"operator": node.op_type})
 
 
 def _by_constant(

@@ -348,10 +348,7 @@ class Insertion:
             scale = None if producer is None else array(producer.inputs[1])
         if scale is None or scale.size != 1:
             return None
-        factor = (
-            layer.node.attributes.get_float("alpha", 1.0) if layer.node.op_type == "Gemm" else 1
-        )
-        return np.asarray(scale.reshape(()) * np.float32(1.0 if factor is None else factor))
+        return np.asarray(scale.reshape(()))
 
     def _store(self, value: ir.Value, grid: Grid, layer: Layer, index: int) -> None:
         """Let a layer read a constant from integers; the float one goes with its last reader."""

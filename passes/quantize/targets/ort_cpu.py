@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.rewrite.constants import scalar
+from graphopt.rewrite.constants import constant, scalar
 from graphopt.rewrite.shapes import Shapes
 from passes.quantize.targets.rules import Kind, Rule, Target, one_output, only
 
 
 def plain_gemm(node: ir.Node, _: Shapes) -> str | None:
-    """Hold for a Gemm that QGemm computes: its bias is not scaled, A is not transposed."""
+    """Hold for a Gemm that QGemm computes: a constant B, a bias that is not scaled."""
+    if constant(node.inputs[0]) is not None:
+        return "Gemm with a constant A"
+    if (node.attributes.get_float("alpha", 1.0) or 0.0) != 1.0:
+        # QGemm adds a bias in front of the factor.
+        return "Gemm with a factor"
     biased = len(node.inputs) > 2 and node.inputs[2] is not None
     scaled = (node.attributes.get_float("beta", 1.0) or 0.0) != 1.0
     return "Gemm with a scaled bias" if biased and scaled else None
@@ -40,7 +45,6 @@ RULES = {
     "Concat": Rule(Kind.SAME, None, backward=True),
     "MaxPool": Rule(Kind.SAME, when=one_output),
     "Resize": Rule(Kind.SAME, when=only("mode", "nearest", default="nearest")),
-    "Upsample": Rule(Kind.SAME, when=only("mode", "nearest", default="nearest")),
     "Pad": Rule(Kind.SAME, integers=True, when=constant_padding),
     "Reshape": _LAYOUT,
     "Transpose": _LAYOUT,
