@@ -41,6 +41,38 @@ def dequantization(node: ir.Node) -> tuple[ir.Node, ...]:
     return ()
 
 
+def scaled(node: ir.Node) -> tuple[ir.TensorProtocol, Quantization] | None:
+    """Return the integers that the last node of a `dequantization` scales, and how.
+
+    None where no DequantizeLinear could do the same.
+    """
+    parts = dequantization(node)
+    cast = next((part for part in parts if _casts_integers(part, parts)), None)
+    tensor = None if cast is None else constant(cast.inputs[0])
+    if cast is None or tensor is None:
+        return None
+    passed: Passed | str = replace(Passed.root(tensor), unscaled=True)
+    value = cast.outputs[0]
+    while isinstance(passed, Passed) and passed.quantization is None and passed.opaque is None:
+        reader = next(user for user, _ in value.uses() if user in parts)
+        passed = followed(reader, list(reader.inputs).index(value), passed)
+        value = reader.outputs[0]
+    if isinstance(passed, str) or passed.quantization is None:
+        return None
+    return tensor, passed.quantization
+
+
+def _casts_integers(node: ir.Node, parts: tuple[ir.Node, ...]) -> bool:
+    """Whether a part is the Cast of the stored integers: the first operand of what reads it."""
+    if not is_op(node, "Cast"):
+        return False
+    readers = [user for user, _ in node.outputs[0].uses() if user in parts]
+    return any(
+        is_op(user, "Mul") or (is_op(user, "Sub") and user.inputs[0] is node.outputs[0])
+        for user in readers
+    )
+
+
 def _stored(value: ir.Value | None) -> tuple[tuple[ir.Node, ...], tuple[ir.Node, ...]]:
     """Return the nodes from stored integers to a value, and those that lay zero points out."""
     producer = None if value is None else value.producer()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.model.scopes import Scope
-from graphopt.rewrite.constants import is_op
+from graphopt.rewrite.constants import constant, is_op
 from graphopt.rewrite.grid import Grid
 from graphopt.rewrite.layers import Role
 from graphopt.rewrite.uses import is_unused, remove, replace
@@ -114,11 +113,7 @@ class _Table:
         values = [value for value in (self._scale, self._zero_point) if value is not None]
         if self._scale.shape:
             attributes = [ir.AttrInt64("axis", 0)]
-            flat = builder.constant("flat", ir.Tensor(np.array([-1], np.int64)))
-            values = [
-                builder.node("Reshape", [value, flat], "vector", value.dtype or self._real)
-                for value in values
-            ]
+            values = [builder.constant("vector", _flat(value)) for value in values]
         inputs = [self._stored, *values]
         value = builder.node("DequantizeLinear", inputs, "dequantized", self._real, attributes)
         return value if dtype == self._real else builder.cast(value, dtype, "narrow")
@@ -136,3 +131,10 @@ class _Table:
         factors = picked(self._scale, "scale")
         value = builder.node("Mul", [value, factors], "dequantized", self._real)
         return value if dtype == self._real else builder.cast(value, dtype, "narrow")
+
+
+def _flat(value: ir.Value) -> ir.TensorProtocol:
+    tensor = constant(value)
+    if tensor is None:
+        raise ValueError(f"{value.name!r} is no constant")
+    return ir.Tensor(tensor.numpy().reshape(-1), dtype=tensor.dtype)
