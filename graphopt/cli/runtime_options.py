@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from graphopt.cli.limit_options import LIMIT_OPTIONS, F, with_options
+from graphopt.cli.streams import errors_of
 
 if TYPE_CHECKING:
     from graphopt.runtime.feeds import Feeds
@@ -64,9 +65,12 @@ class RuntimeOptions:
         from graphopt.model import Limits, load
         from graphopt.model.load import STREAM_KEY, Stream
         from graphopt.pipeline.recipe import data_files
+        from graphopt.runtime.trapping_division import check_divisions
         from graphopt.runtime.validation import Subject
 
         model = load(path, Limits(self.max_bytes, self.max_depth, self.follow_symlinks))
+        with errors_of(path):
+            check_divisions(model)
         stream = model.meta.get(STREAM_KEY)
         if isinstance(stream, Stream):
             return Subject(str(path), model, stream.size, None)

@@ -27,6 +27,7 @@ from graphopt.runtime.providers import (
     parse_providers,
 )
 from graphopt.runtime.staging import Staged, add_initializers, stage
+from graphopt.runtime.trapping_division import check_divisions
 
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
@@ -147,6 +148,7 @@ class Session:
 
     def _stage(self, model: ir.Model, expose: Sequence[str]) -> Staged:
         try:
+            check_divisions(model)
             return stage(model, expose)
         except CheckFailed as error:
             raise CheckFailed(f"{self.title}: {error}") from None
