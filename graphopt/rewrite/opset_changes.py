@@ -18,6 +18,7 @@ from graphopt.rewrite.constants import Array, add_constant, array
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import replace
+from graphopt.rewrite.value_types import ValueTypes
 
 Edit = Callable[[], None]
 """Changes one node, in place."""
@@ -40,8 +41,13 @@ class Facts:
 
     @cached_property
     def shapes(self) -> Shapes:
-        """Shapes and types."""
+        """Shapes."""
         return Shapes(self._model)
+
+    @cached_property
+    def types(self) -> ValueTypes:
+        """Types."""
+        return ValueTypes(self._model)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Site:
 
     def dtype(self, index: int) -> ir.DataType:
         """Return the type of an input, which must be known."""
-        dtype = self.facts.shapes.dtype(self.node.inputs[index])
+        dtype = self.facts.types(self.node.inputs[index])
         if dtype is None:
             raise Impossible("the type of its input is not known")
         return dtype
