@@ -148,10 +148,16 @@ class Quantize(Pass):
             GraphoptError: There is no such type or target, or an override is none.
         """
         found = target(self.target)
+        activations = _dtype("activations", self.activations, _ACTIVATIONS)
+        if activations in found.refused and self.mode == "static":
+            raise GraphoptError(
+                f"quantize: {found.name} loads no model with {self.activations} activations",
+                fix='use target="generic" or another type',
+            )
         symmetric = found.symmetric if self.symmetric is None else self.symmetric
         return Settings(
             target=found,
-            activations=_dtype("activations", self.activations, _ACTIVATIONS),
+            activations=activations,
             weights=_dtype("weights", self.weights, _WEIGHTS),
             symmetric_activations=symmetric,
             symmetric_weights=self.symmetric is not False,

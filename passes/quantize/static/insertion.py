@@ -162,7 +162,9 @@ class Insertion:
         grid = self._grids.activations[output]
         clamp = layer.clamp
         source = output
-        if clamp is not None and not self._target.clamps and not covers_only(grid, clamp):
+        # Clip takes no float8, and no runtime has it for other integers: there the clamp stays.
+        clips = grid.dtype in (ir.DataType.UINT8, ir.DataType.INT8) and not self._target.clamps
+        if clamp is not None and clips and not covers_only(grid, clamp):
             source = layer.node.outputs[0]
         readers = [(use.node, use.idx) for use in output.uses()]
         pair = self._pair(source, grid, self._graph(layer))

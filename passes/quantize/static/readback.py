@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt.model import load
 from graphopt.model.scopes import scopes
 from graphopt.pipeline.contract import Finding
+from graphopt.pipeline.snapshot import snapshot
 from graphopt.rewrite.constants import constant
 from graphopt.rewrite.selection import address
 from graphopt.runtime.session import Session
@@ -57,9 +58,14 @@ def operators(model: ir.Model, providers: Sequence[str] = ("cpu",)) -> tuple[Ope
         CheckFailed: The runtime does not take the model.
         ProviderAbsentError: A provider is not there.
     """
+    named = snapshot(model)
+    for scope in scopes(named):
+        for node in scope.graph:
+            # What the runtime makes of a node has its name; outputs get others.
+            node.name = address(node, scope)
     with tempfile.TemporaryDirectory(prefix="graphopt-readback-") as folder:
         file = Path(folder) / "optimized.onnx"
-        Session(model, providers, optimized=file)
+        Session(named, providers, optimized=file)
         optimized = load(file)
         return tuple(
             Operator(
@@ -96,6 +102,8 @@ def _is_integer(value: ir.Value | None) -> bool:
             return False
         if _INTEGER_KERNELS.fullmatch(producer.op_type) or producer.op_type == "QuantizeLinear":
             return True
+        if producer.op_type == "DequantizeLinear":
+            return False
         value = producer.inputs[0]
     return False
 
@@ -118,13 +126,7 @@ def findings(
         target: Its table says what could have been on integers.
         declined: Reasons, by the address of a layer.
     """
-    known = {
-        name: (address(node, scope), node.op_type)
-        for scope in scopes(model)
-        for node in scope.graph
-        for name in (node.name, *(output.name for output in node.outputs))
-        if name
-    }
+    known = {address(node, scope): node.op_type for scope in scopes(model) for node in scope.graph}
     found = operators(model, target.providers)
     left = [operator for operator in found if not operator.integers]
     integers = len(found) - len(left)
@@ -138,13 +140,14 @@ def findings(
 
 def _left_float(
     operator: Operator,
-    known: Mapping[str, tuple[str, str]],
+    known: Mapping[str, str],
     target: Target,
     declined: Mapping[str, str],
 ) -> Finding:
-    at, op_type = known.get(operator.output) or known.get(
-        _RENAMED.sub("", operator.name), (operator.name or operator.output, operator.op_type)
-    )
+    at = operator.name
+    while at not in known and (shorter := _RENAMED.sub("", at)) != at:
+        at = shorter
+    op_type = known.get(at, operator.op_type)
     why = declined.get(at)
     if why is None:
         rule = target.rules.get(op_type)
@@ -153,4 +156,4 @@ def _left_float(
             if rule is None
             else "what it reads or what reads it is float"
         )
-    return Finding(at, why, {"operator": operator.op_type, "runs": "float"})
+    return Finding(at or operator.output, why, {"operator": operator.op_type, "runs": "float"})

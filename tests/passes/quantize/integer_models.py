@@ -1,74 +1,82 @@
-"""Small models in ONNX text, quantized on random feeds."""
+"""Models with weights of a seed, and what they compute with weights on a grid."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
 
-from graphopt.pipeline.contract import Context, Declined, Finding, Rewrite
-from graphopt.pipeline.snapshot import snapshot
-from graphopt.runtime.feeds import Feeds
+from graphopt.pipeline import manager
+from graphopt.pipeline.contract import Context, Pass
+from graphopt.pipeline.result import StepRecord
+from graphopt.rewrite.grid import Grid, extent, grid_for
 from graphopt.runtime.session import Session
-from passes.quantize.quantize import Quantize
-from passes.quantize.static.readback import Operator, operators
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = npt.NDArray[Any]
+Feed = dict[str, Array]
 
 
-def parse(body: str, weights: dict[str, Array] | None = None, opset: int = 21) -> ir.Model:
-    """Parse `main (...) => (...) { ... }`, with initializers beside it."""
-    model = ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{body}')
-    for name, array in (weights or {}).items():
-        stored = next((v for v in model.graph.inputs if v.name == name), None)
-        value = stored or _undefined(model, name)
-        tensor = ir.Tensor(array, name=name)
-        value.const_value = tensor
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
-        model.graph.register_initializer(value)
+def model_of(body: str, opset: int = 17, ir_version: int = 8) -> ir.Model:
+    header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
+    return ir.from_onnx_text(body if body.lstrip().startswith("<") else f"{header}\n{body}")
+
+
+def with_weights(body: str, opset: int = 17, **weights: Array) -> ir.Model:
+    """Parse a graph whose initializers `name` are declared as zeros, and fill them."""
+    model = model_of(body, opset)
+    for name, array in weights.items():
+        value = model.graph.initializers[name]
+        value.const_value = ir.Tensor(array, name=name)
     return model
 
 
-def _undefined(model: ir.Model, name: str) -> ir.Value:
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.inputs:
-            if value is not None and value.name == name:
-                return value
-    raise AssertionError(f"nothing reads {name}")
+def normal(*shape: int, seed: int = 0, dtype: type = np.float32) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
-    return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
+def declared(name: str, array: Array, element: str = "float") -> str:
+    sizes = ", ".join(map(str, array.shape))
+    zeros = ", ".join("0" for _ in range(array.size))
+    return f"{element}[{sizes}] {name} = {{{zeros}}}"
 
 
-def quantized(
-    model: ir.Model, feeds: dict[str, Array], quantize: Quantize | None = None
-) -> tuple[ir.Model, list[Rewrite | Declined | Finding]]:
-    """Return a quantized copy of a model, and what the pass said."""
-    copy = snapshot(model)
-    context = Context(feeds=Feeds(feeds).for_model(copy))
-    said = []
-    for item in (quantize or Quantize(mode="static", read_back=False)).rewrites(copy, context):
-        said.append(item)
-        if isinstance(item, Rewrite):
-            item.apply()
-    return copy, said
+def run_pass(
+    model: ir.Model, work: Pass, context: Context | None = None
+) -> tuple[ir.Model, StepRecord]:
+    result = manager.run(model, [work], context or Context())
+    onnx.checker.check_model(ir.to_proto(result.model))
+    return result.model, result.steps[0]
 
 
-def left_float(model: ir.Model) -> list[Operator]:
-    return [operator for operator in operators(model) if not operator.integers]
+def on_runtime(model: ir.Model, feed: Feed, optimization: str = "none") -> list[Array]:
+    return [np.asarray(out) for out in Session(model, optimization=optimization).run(feed).values()]
 
 
-def ops(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
+def on_reference(model: ir.Model, feed: Feed) -> list[Array]:
+    return [np.asarray(out) for out in ReferenceEvaluator(ir.to_proto(model)).run(None, feed)]
 
 
-def sqnr(reference: Array, candidate: Array) -> float:
-    noise = float(np.square(reference.astype(np.float64) - candidate).sum())
-    return 10 * np.log10(float(np.square(reference.astype(np.float64)).sum()) / max(noise, 1e-30))
+def grid(array: Array, dtype: str, axis: int | None, block_size: int, *, symmetric: bool) -> Grid:
+    """The grid of the range of an array."""
+    low, high = extent(array, axis, block_size)
+    kind = ir.DataType[dtype.upper()]
+    return grid_for(low, high, kind, symmetric=symmetric, axis=axis, block_size=block_size)
 
 
-def run(model: ir.Model, feeds: dict[str, Array]) -> dict[str, Array]:
-    return {name: np.asarray(found) for name, found in Session(model).run(feeds).items()}
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def floats_of(model: ir.Model) -> dict[str, Array]:
+    """The float initializers of two and more axes."""
+    return {
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype.is_floating_point()
+        and len(value.const_value.shape) > 1
+    }
