@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.calibration import Rule, ranges
 from graphopt.errors import GraphoptError
+from graphopt.model.scopes import scopes
 from graphopt.pipeline.contract import Context, Declined, Effect, Finding, Pass, Rewrite
 from graphopt.pipeline.snapshot import snapshot
 from graphopt.rewrite.names import Names
@@ -21,6 +22,7 @@ from passes.quantize import static
 from passes.quantize.static.readback import findings
 from passes.quantize.static.settings import Granularity, Override, Range, Settings
 from passes.quantize.targets import target
+from passes.quantize.to_float32 import ToFloat32
 
 if TYPE_CHECKING:
     from passes.quantize.weights import Dtype
@@ -197,6 +199,16 @@ class Quantize(Pass):
         made = self._dynamic() if self.mode == "dynamic" else self._stored()
         yield from made.rewrites(model, context)
 
+    def _computes_in_half(self, model: ir.Model) -> bool:
+        """Whether a layer that is meant computes in float16 or bfloat16."""
+        settings, shapes = self.settings(), Shapes.of(model)
+        return any(
+            shapes.dtype(node.outputs[0]) in _HALF
+            for scope in scopes(model)
+            for node in scope.graph
+            if static.is_meant(node, scope, settings)
+        )
+
     def _dynamic(self) -> Pass:
         from passes.quantize.dynamic import QuantizeDynamic
 
@@ -224,7 +236,10 @@ class Quantize(Pass):
     def _static(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined | Finding]:
         settings, rule = self.settings(), self.rule()
         context.cache.setdefault(REFERENCE, snapshot(model))
-        version = static.opset_for(settings)
+        if not settings.target.half and self._computes_in_half(model):
+            yield from ToFloat32().rewrites(model, context)
+            Shapes.forget(model)
+        version = static.opset_for(settings, half=_has_half(model))
         if is_below(model, version):
             yield Rewrite(
                 at=model.graph.name or "model",
@@ -261,6 +276,20 @@ _WEIGHTS = (
     "float8e5m2",
 )
 _ACTIVATIONS = tuple(name for name in _WEIGHTS if name not in ("int4", "uint4"))
+
+
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def _has_half(model: ir.Model) -> bool:
+    """Whether scales are float16, too."""
+    shapes = Shapes.of(model)
+    return any(
+        shapes.dtype(output) == ir.DataType.FLOAT16
+        for scope in scopes(model)
+        for node in scope.graph
+        for output in node.outputs
+    )
 
 
 def _raise(model: ir.Model, version: int) -> None:

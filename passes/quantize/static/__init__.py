@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.model.scopes import scopes
+from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Declined, Finding, Rewrite
 from graphopt.rewrite.constants import array
 from graphopt.rewrite.grid import Array, Grid, grid_for
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.opsets import QUANTIZE_BLOCKS, QUANTIZE_CHANNELS, QUANTIZE_FLOAT8
+from graphopt.rewrite.selection import selects
 from graphopt.rewrite.shapes import Shapes
 from passes.quantize.static import idioms
 from passes.quantize.static.grids import Use, activation_grid, weight_grid
@@ -23,7 +24,7 @@ from passes.quantize.static.relabel import line
 from passes.quantize.static.settings import Override, Range, Settings
 from passes.quantize.targets.rules import Kind
 
-__all__ = ["Override", "Settings", "opset_for", "rewrites"]
+__all__ = ["Override", "Settings", "is_meant", "opset_for", "rewrites"]
 
 _HUGE = 1e8
 """A range up to here is no activation's: the number stands for infinity."""
@@ -48,7 +49,7 @@ def rewrites(
         Shapes.forget(model)
         chosen, ranges = _measured_plan(model, settings, measure)
         yield from chosen.declined
-        grids = _grids(chosen, ranges, settings)
+        grids = _grids(chosen, ranges, settings, Shapes.of(model))
         insertion = Insertion(model, grids, settings.target)
         for planned in chosen.layers:
             insertion.watch(planned)
@@ -91,11 +92,12 @@ def _unfit(name: str, found: Range | None) -> str | None:
     return None
 
 
-def _grids(chosen: Plan, ranges: Mapping[str, Range], settings: Settings) -> Grids:
+def _grids(chosen: Plan, ranges: Mapping[str, Range], settings: Settings, shapes: Shapes) -> Grids:
     named = {value: ranges[chosen.addresses[value]] for g in chosen.distinct() for value in g.roots}
     activations: dict[ir.Value, Grid] = {}
     for group in chosen.distinct():
-        grid = activation_grid(group, named, settings, chosen.layers)
+        real = shapes.dtype(group.members[0]) or group.members[0].dtype or ir.DataType.FLOAT
+        grid = activation_grid(group, named, settings, chosen.layers, real)
         activations.update(dict.fromkeys(group.members, grid))
     for planned in chosen.layers:
         if planned.layer.relabels and (found := line(planned.layer.node)) is not None:
@@ -129,7 +131,13 @@ def _constant_grid(value: ir.Value, settings: Settings) -> Grid:
     numbers = array(value)
     assert numbers is not None
     symmetric = settings.symmetric_activations or settings.target.symmetric
-    return grid_for(numbers.min(), numbers.max(), settings.activations, symmetric=symmetric)
+    return grid_for(
+        numbers.min(),
+        numbers.max(),
+        settings.activations,
+        symmetric=symmetric,
+        scale_dtype=ir.DataType.from_numpy(numbers.dtype),
+    )
 
 
 def _rewrite(planned: Planned, insertion: Insertion, grids: Grids) -> Rewrite:
@@ -153,10 +161,23 @@ def _rewrite(planned: Planned, insertion: Insertion, grids: Grids) -> Rewrite:
     )
 
 
-def opset_for(settings: Settings) -> int:
-    """Return the opset that has all that is written."""
+def is_meant(node: ir.Node, scope: Scope, settings: Settings) -> bool:
+    """Whether a node is a layer that sums products and is asked for."""
+    chosen = (settings.include, settings.exclude, settings.op_types)
+    return _is_layer(node, settings) and selects(node, scope, *chosen)
+
+
+def opset_for(settings: Settings, *, half: bool = False) -> int:
+    """Return the opset that has all that is written.
+
+    Args:
+        settings: What is asked for.
+        half: Whether there are float16 activations, whose scales are float16.
+    """
     dtypes = {settings.activations, settings.weights}
     dtypes |= {o.dtype for o in settings.overrides.values() if o.dtype is not None}
     if settings.block_size or any(dtype.bitwidth in (4, 16) for dtype in dtypes):
         return QUANTIZE_BLOCKS
-    return QUANTIZE_CHANNELS if all(dtype.is_integer() for dtype in dtypes) else QUANTIZE_FLOAT8
+    if half or not all(dtype.is_integer() for dtype in dtypes):
+        return QUANTIZE_FLOAT8
+    return QUANTIZE_CHANNELS

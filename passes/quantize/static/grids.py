@@ -27,7 +27,11 @@ _DEAD_BIAS = float(1 << 20)
 
 
 def activation_grid(
-    group: Group, ranges: Mapping[ir.Value, Range], settings: Settings, planned: Iterable[Planned]
+    group: Group,
+    ranges: Mapping[ir.Value, Range],
+    settings: Settings,
+    planned: Iterable[Planned],
+    real: ir.DataType,
 ) -> Grid:
     """Return the grid of values that share a scale.
 
@@ -36,6 +40,7 @@ def activation_grid(
         ranges: By value.
         settings: What is asked for.
         planned: The layers of the model, whose clamps end a range.
+        real: The type of the values, and so of the scale.
 
     Raises:
         GraphoptError: What is given by hand contradicts itself.
@@ -48,7 +53,7 @@ def activation_grid(
     for override in given:
         if override.scale is not None:
             zero = np.asarray(override.zero_point or 0, np.int32)
-            return Grid(dtype, np.asarray(override.scale, np.float32), zero)
+            return Grid(dtype, np.asarray(override.scale, real.numpy()), zero)
     ends = [_root_range(value, ranges, settings) for value in group.roots]
     ends += [_inserted(layer) for layer in group.layers]
     low, high = min(end[0] for end in ends), max(end[1] for end in ends)
@@ -56,7 +61,7 @@ def activation_grid(
     roots = _lines_through(group, planned)
     for root in roots:
         low, high = spans(low, high, root, only_there=gates_itself(group.members[0]))
-    grid = grid_for(low, high, dtype, symmetric=symmetric)
+    grid = grid_for(low, high, dtype, symmetric=symmetric, scale_dtype=real)
     if roots:
         grid = reaching(grid, roots[0]) or grid
     top = min((end for one in planned if (end := _top(one, group)) is not None), default=None)
@@ -94,7 +99,7 @@ def _top(one: Planned, group: Group) -> float | None:
 def _below(grid: Grid, top: float) -> Grid:
     """Return a grid whose largest number is not above the end of a clamp, by rounding."""
     while float(grid.dequantize(np.asarray(limits(grid.dtype)[1]))) > top:
-        grid = replace(grid, scale=np.nextafter(grid.scale, np.float32(0)))
+        grid = replace(grid, scale=np.nextafter(grid.scale, grid.scale.dtype.type(0)))
     return grid
 
 
@@ -162,7 +167,14 @@ def weight_grid(value: ir.Value, uses: list[Use], settings: Settings) -> Grid:
     high = high if given.high is None else np.minimum(high, given.high)
     symmetric = settings.symmetric_activations if is_left else settings.symmetric_weights
     grid = grid_for(
-        low, high, dtype, symmetric=symmetric, narrow=symmetric, axis=axis, block_size=block
+        low,
+        high,
+        dtype,
+        symmetric=symmetric,
+        narrow=symmetric,
+        axis=axis,
+        block_size=block,
+        scale_dtype=ir.DataType.from_numpy(weight.dtype),
     )
     return grid if block else _with_room_for_biases(grid, uses, low, high, settings)
 
@@ -208,7 +220,7 @@ def bias_of(layer: Layer) -> Array | None:
     if layer.rule.kind != Kind.COMPUTE or index is None or len(layer.node.inputs) <= index:
         return None
     bias = array(layer.node.inputs[index])
-    return bias if bias is not None and bias.dtype.kind == "f" else None
+    return bias if bias is not None and bias.dtype == np.float32 else None
 
 
 def bias_grid(bias: Array, input_scale: Array, weight: Grid) -> Grid | None:

@@ -71,6 +71,7 @@ TARGET = Target(
     rules=RULES,
     activations=(ir.DataType.UINT8, ir.DataType.INT8),
     weights=(ir.DataType.INT8, ir.DataType.UINT8),
+    half=False,
     # Its fusion makes a QGemm of them, which then does not take them.
     refused=(ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E5M2),
     source="ONNX Runtime 1.31.1: every operator was quantized alone and read back from the"

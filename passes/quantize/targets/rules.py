@@ -83,6 +83,7 @@ class Target:
         clamps: Whether a Relu or Clip behind a layer is fused whatever the zero point; otherwise
             only where the range of the type says the same.
         source: Where the table comes from.
+        half: Whether it computes in float16; otherwise such models are made float32 first.
         refused: Types of activations with which it does not load a model at all.
         providers: The execution providers that show, on any machine, what becomes of a model.
     """
@@ -95,6 +96,7 @@ class Target:
     symmetric: bool = False
     quantized_bias: bool = True
     clamps: bool = False
+    half: bool = True
     refused: tuple[ir.DataType, ...] = ()
     providers: tuple[str, ...] = ()
 

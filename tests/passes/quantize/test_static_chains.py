@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from integer_models import left_float, normal, parse, quantized, run, sqnr
+from region_models import left_float, normal, parse, quantized, run, sqnr
 
 from passes.quantize.targets import TARGETS
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from integer_models import left_float, normal, ops, parse, quantized, run, sqnr
+from region_models import left_float, normal, ops, parse, quantized, run, sqnr
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Finding, Rewrite
@@ -307,3 +307,39 @@ def test_random_graphs_keep_interface_and_signal(steps: list[tuple[str, int]], e
         assert after[name].shape == reference.shape
         assert after[name].dtype == reference.dtype
         assert sqnr(reference, after[name]) > 12
+
+
+def test_what_is_quantized_already_stays_and_the_rest_goes_around_it() -> None:
+    model = parse(
+        """main (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+            c = Conv<pads=[1,1,1,1]>(x, w, b) r = Relu(c) d = Conv<pads=[1,1,1,1]>(r, v, b)
+            s = Add(d, r) y = Conv<pads=[1,1,1,1]>(s, u) }""",
+        {"w": W, "v": normal(4, 4, 3, 3), "u": normal(4, 4, 3, 3, seed=1), "b": normal(4)},
+    )
+    part, _ = quantized(model, X, Quantize(mode="static", include="d", read_back=False))
+    assert ops(part)["QuantizeLinear"] == 3  # r, d and their sum
+    kept = {v.name for v in part.graph.initializers.values() if v.dtype == ir.DataType.INT8}
+    whole, _ = quantized(part, X)
+    assert kept <= set(whole.graph.initializers)
+    assert left_float(whole) == []
+    assert sqnr(run(model, X)["y"], run(whole, X)["y"]) > 25
+    again, _ = quantized(whole, X)
+    assert ir.to_proto(again).SerializeToString() == ir.to_proto(whole).SerializeToString()
+
+
+def test_half_precision_is_widened_for_the_cpu() -> None:
+    half = {"w": W.astype(np.float16), "v": normal(4, 4, 3, 3).astype(np.float16)}
+    body = """main (float16[N,3,8,8] x) => (float16[N,4,4,4] y) {
+        c = Conv(x, w) r = Relu(c) y = Conv(r, v) }"""
+    model, feeds = parse(body, half), {"x": X["x"].astype(np.float16)}
+    result, _ = quantized(model, feeds)
+    assert [v.dtype.name for v in (*result.graph.inputs, *result.graph.outputs)] == ["FLOAT16"] * 2
+    assert left_float(result) == []
+    before, after = run(model, feeds)["y"], run(result, feeds)["y"]
+    assert after.dtype == np.float16
+    assert sqnr(before, after) > 25
+    tensorrt = Quantize(mode="static", activations="int8", target="tensorrt", read_back=False)
+    kept, _ = quantized(model, feeds, tensorrt)
+    onnx.checker.check_model(ir.to_proto(kept), full_check=True)
+    scales = {v.dtype for v in kept.graph.initializers.values() if "scale" in v.name}
+    assert scales == {ir.DataType.FLOAT16}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from integer_models import left_float, normal, ops, parse, quantized, run, sqnr
 from onnx.reference import ReferenceEvaluator
+from region_models import left_float, normal, ops, parse, quantized, run, sqnr
 
 from graphopt.pipeline.snapshot import snapshot
 from graphopt.rewrite.constants import array
