@@ -110,7 +110,7 @@ def least_divergence(
     Kullback-Leibler divergence sum P log(P / Q).
 
     Source: Migacz, 8-bit Inference with TensorRT, GTC 2017. There of magnitudes; for asymmetric
-    grids here of both ends, each at the same share of its own.
+    grids here of both ends, moved in turn.
 
     Args:
         histogram: What was seen, not empty.
@@ -123,31 +123,41 @@ def least_divergence(
     first, counts = histogram.occupied()
     if symmetric:
         counts, first, levels = histogram.magnitudes(), 0, levels // 2
-    candidates = _candidates(first, counts.size, levels)
-    if not candidates:
+    if counts.size < levels:
         return bottom, top
     known = counts.astype(np.float64)
     # Whether a number is exactly 0 costs no level: bin 0 is left out, or it outweighs all others.
     known[-first] = 0.0
-    best = min(candidates, key=lambda ends: _divergence(known, ends[0], ends[1], levels))
+    start, stop = _least_divergent(known, -first, levels)
     width = histogram.width
     if symmetric:
-        return -best[1] * width, best[1] * width
-    return (first + best[0]) * width, (first + best[1]) * width
+        return -stop * width, stop * width
+    return (first + start) * width, (first + stop) * width
 
 
-def _candidates(first: int, size: int, levels: int) -> list[tuple[int, int]]:
-    """Runs of bins (start, stop) around bin 0 that hold more bins than there are levels.
+def _least_divergent(counts: Array, zero: int, levels: int) -> tuple[int, int]:
+    """Return the run of bins (start, stop) around bin 0, each end moved in turn."""
+    stops = _places(zero + 1, counts.size)
+    starts = [zero - place for place in _places(0, zero)]
+    start, stop = 0, counts.size
+    for _ in range(2 if zero and zero + 1 < counts.size else 1):
+        stop = min(
+            (place for place in stops if place - start >= levels),
+            key=lambda place: _divergence(counts, start, place, levels),
+            default=stop,
+        )
+        start = min(
+            (place for place in starts if stop - place >= levels),
+            key=lambda place: _divergence(counts, place, stop, levels),
+            default=start,
+        )
+    return start, stop
 
-    The whole comes first: of equally good ones the widest is taken.
-    """
-    ends = []
-    for share in np.linspace(1, 0, _CLIPPINGS, endpoint=False):
-        start = -first - round(-first * share)
-        stop = -first + 1 + round((size - 1 + first) * share)
-        if stop - start >= levels:
-            ends.append((start, stop))
-    return list(dict.fromkeys(ends))
+
+def _places(least: int, most: int) -> list[int]:
+    """Places of an end, the farthest first: of equally good ones that is taken."""
+    places = np.linspace(most, least, _CLIPPINGS).round().astype(int)
+    return list(dict.fromkeys(map(int, places)))
 
 
 def _divergence(counts: Array, start: int, stop: int, levels: int) -> float:

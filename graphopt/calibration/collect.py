@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.calibration.checkpoint import Checkpoint, checkpoint_key
-from graphopt.calibration.identity import data_digest, model_digest
 from graphopt.calibration.grouping import runs
+from graphopt.calibration.identity import data_digest, model_digest
 from graphopt.calibration.plan import Plan, Watch
 from graphopt.calibration.statistics import Array, ExtentStatistic, NotANumberError
 from graphopt.calibration.tap_session import TapSession
@@ -21,6 +23,10 @@ from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Batch, Feeds
 
 Progress = Callable[[str, int, int | None], None]
+_Returned = tuple[Mapping[str, Tap], dict[str, Any]]
+
+_AT_ONCE = 2
+"""Batches in flight: one is run while statistics see the one before."""
 
 
 def collect(
@@ -46,7 +52,7 @@ def collect(
             place.
         feeds: The samples.
         providers: Execution providers, the preferred one first.
-        memory: Bytes of activations that one run may return; a single value of a single sample may
+        memory: Bytes of activations that may be held at once; a single value of a single sample may
             exceed it.
         batch: Samples per run; None: as many as the memory allows, see `plan.most_samples`.
         progress: Told how many samples were run, see `Context.progress`.
@@ -69,7 +75,7 @@ def collect(
         checkpoint = Checkpoint(cache / f"calibration-{key[:32]}.npz", key, watch)
         checkpoint.read()
     if not checkpoint.finished:
-        plan = Plan.of(model, watch, feeds, tuple(providers), memory, batch)
+        plan = Plan.of(model, watch, feeds, tuple(providers), memory // _AT_ONCE, batch)
         checkpoint.missing.update(plan.missing)
         with checkpoint.kept():
             _Collection(plan, checkpoint, progress or (lambda phase, done, total: None)).run()
@@ -124,29 +130,57 @@ class _Collection:
 
     def _passing(self, names: Sequence[str]) -> Iterator[int]:
         """Show the samples that are left to a group; yield how many came."""
-        start, at = self.seen.get(names[0], 0), 0
         session = self._session({n: self.plan.forms[n] for n in names if n in self.plan.forms})
+        with ThreadPoolExecutor(1) as runner:
+            waiting: deque[tuple[int, Batch, Future[_Returned]]] = deque()
+            for before, samples in self._left(names):
+                waiting.append((before, samples, runner.submit(session.run, samples)))
+                if len(waiting) == _AT_ONCE:
+                    yield self._settle(names, session, *waiting.popleft())
+            while waiting:
+                yield self._settle(names, session, *waiting.popleft())
+
+    def _left(self, names: Sequence[str]) -> Iterator[tuple[int, Batch]]:
+        """The batches that a group has not seen, each with the number of samples before it."""
+        start, at = self.seen.get(names[0], 0), 0
         for samples in self.plan.feeds.batches(self.plan.batch):
             before, at = at, at + self.plan.samples(samples)
-            if before < start:
-                continue
-            with self._checkpoint.batch():
-                self._see(session, names, samples, before)
-                self.seen.update(dict.fromkeys(names, at))
-            yield at - before
+            if before >= start:
+                yield before, samples
+
+    def _settle(
+        self,
+        names: Sequence[str],
+        session: TapSession,
+        before: int,
+        samples: Batch,
+        returned: Future[_Returned],
+    ) -> int:
+        """Show a batch to all statistics; return its number of samples."""
+        taps, outputs = returned.result()
+        count = self.plan.samples(samples)
+        with self._checkpoint.batch():
+            self.missing.update(session.missing)
+            self._see(taps, outputs, names, samples, before)
+            self.seen.update(dict.fromkeys(names, before + count))
+        return count
 
     def _session(self, forms: Mapping[str, Form]) -> TapSession:
         return TapSession(self.plan.places, forms, self.plan.providers)
 
-    def _see(self, session: TapSession, names: Sequence[str], samples: Batch, before: int) -> None:
-        """Show one batch to all statistics."""
-        outputs = session.run(samples)
-        self.missing.update(session.missing)
+    def _see(
+        self,
+        taps: Mapping[str, Tap],
+        outputs: Mapping[str, Any],
+        names: Sequence[str],
+        samples: Batch,
+        before: int,
+    ) -> None:
         suspects = []
         for name in names:
             if name in self.missing:
                 continue
-            tap = session.taps.get(name)
+            tap = taps.get(name)
             if tap is None:
                 self._see_arrays(name, [samples[name]], before, samples)
             elif tap.form is not Form.EXTENT:
@@ -172,11 +206,11 @@ class _Collection:
         if self._again is None or self._again[0] != names:
             self._again = names, self._session(dict.fromkeys(names, Form.NUMBERS))
         session = self._again[1]
-        outputs = session.run(samples)
+        taps, outputs = session.run(samples)
         self.missing.update(session.missing)
         for name in names:
             if name not in self.missing:
-                self._see_arrays(name, session.taps[name].arrays(outputs), before, samples)
+                self._see_arrays(name, taps[name].arrays(outputs), before, samples)
 
     def _see_arrays(self, name: str, arrays: Iterable[Array], before: int, samples: Batch) -> None:
         try:
@@ -207,8 +241,8 @@ class _Collection:
                 continue
             if here >= before + count:
                 break
-            outputs = session.run(samples)
-            arrays = session.taps[name].arrays(outputs) if forms else [samples[name]]
+            taps, outputs = session.run(samples)
+            arrays = taps[name].arrays(outputs) if forms else [samples[name]]
             if any(np.isnan(array).any() for array in arrays):
                 last = "" if at == here + 1 else f" to {at - 1}"
                 return f"sample {here}{last}, counted from 0"

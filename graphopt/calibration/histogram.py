@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from graphopt.calibration.sentinels import blocks
+from graphopt.calibration.sentinels import BLOCK, blocks
 from graphopt.calibration.statistics import Array, State
 
 _FINEST = -126
@@ -74,27 +74,18 @@ class Histogram:
 
     def update(self, batch: Array) -> None:
         """See one more batch."""
-        room = np.empty(0)
-        index = np.empty(0, np.intp)
+        room = _Room(np.dtype(np.float32))
         for block, low, high, masked in blocks(batch):
             self.masked += masked
             if not block.size:
                 continue
             self._include(low, high)
-            first = self._bin(low)
-            if room.size < block.size or room.dtype != block.dtype:
-                room, index = np.empty_like(block), np.empty(block.size, np.intp)
-            self._add(block, first, room[: block.size], index[: block.size])
-
-    def _add(self, block: Array, first: int, room: Array, index: Array) -> None:
-        # Powers of two scale exactly; what underflows to zero belongs to bin 0.
-        np.multiply(block, block.dtype.type(math.ldexp(1.0, -self.exponent)), out=room)
-        np.trunc(room, out=room)
-        np.subtract(room, block.dtype.type(first), out=room)
-        np.copyto(index, room, casting="unsafe")
-        counts = np.bincount(index)
-        start = self.bins - 1 + first
-        self._counts[start : start + counts.size] += counts
+            if room.dtype != block.dtype:
+                room = _Room(block.dtype)
+            first, last = self._bin(low), self._bin(high)
+            counts = room.count(block, self.exponent, first, last - first + 1)
+            start = self.bins - 1 + first
+            self._counts[start : start + counts.size] += counts
 
     def merge(self, other: Self) -> None:
         """See all that another one has seen.
@@ -152,6 +143,33 @@ class Histogram:
         if start < 0 or start + counts.size > self._counts.size:
             raise ValueError("counts outside of the bins")
         self._counts[start : start + counts.size] = counts
+
+
+class _Room:
+    """Arrays that counting blocks needs, used again for each of them."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self._scaled = np.empty(BLOCK, dtype)
+        self._index = np.empty(BLOCK, np.intp)
+        self._offsets = np.empty(BLOCK, dtype)
+        self._laid_out: tuple[int, int] | None = None
+
+    def count(self, block: Array, exponent: int, first: int, size: int) -> Array:
+        """Count the numbers of a block in `size` bins from bin `first` on."""
+        scaled, index = self._scaled[: block.size], self._index[: block.size]
+        if self._laid_out != (first, size):
+            # Neighbours count in two tables: often they are both 0, and counting twice in one
+            # place waits for the first count to be written.
+            self._offsets[::2], self._offsets[1::2] = -first, size - first
+            self._laid_out = first, size
+        # Powers of two scale exactly; what underflows to zero belongs to bin 0.
+        np.multiply(block, block.dtype.type(math.ldexp(1.0, -exponent)), out=scaled)
+        np.trunc(scaled, out=scaled)
+        np.add(scaled, self._offsets[: block.size], out=scaled)
+        np.copyto(index, scaled, casting="unsafe")
+        counts: Array = np.bincount(index, minlength=2 * size)
+        return counts[:size] + counts[size:]
 
 
 def _bin(number: float, exponent: int) -> int:

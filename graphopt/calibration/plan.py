@@ -142,8 +142,8 @@ def _measured(
     if not unknown:
         return sizes, {}
     session = TapSession(places, dict.fromkeys(unknown, Form.SHAPE), providers)
-    outputs = session.run(samples)
-    for name, tap in session.taps.items():
+    taps, outputs = session.run(samples)
+    for name, tap in taps.items():
         dtype = places.dtype(name) or ir.DataType.FLOAT
         sizes[name] = -(-int(tap.size(outputs) * dtype.itemsize) // count)
     return sizes, session.missing

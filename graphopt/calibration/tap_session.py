@@ -34,20 +34,20 @@ class TapSession:
         self._session: Session | None = None
         self._open(forms, None)
 
-    def run(self, batch: Batch) -> dict[str, Any]:
-        """Run one batch; return all outputs of taps.
+    def run(self, batch: Batch) -> tuple[Mapping[str, Tap], dict[str, Any]]:
+        """Run one batch; return the taps that there are, and their outputs.
 
         Raises:
             CheckFailed: The model does not run on it, whether tapped or not.
         """
         if self._session is None:
-            return {}
+            return {}, {}
         try:
-            return self._session.run(batch)
+            return self.taps, self._session.run(batch)
         except CheckFailed:
             self._try_untapped(batch)
         self._open({name: tap.form for name, tap in self.taps.items()}, batch)
-        return {} if self._session is None else self._session.run(batch)
+        return self.taps, {} if self._session is None else self._session.run(batch)
 
     def _open(self, forms: Mapping[str, Form], samples: Batch | None) -> None:
         """Open a session on all values with which the model loads, and runs on samples."""
@@ -71,7 +71,7 @@ class TapSession:
         self.taps, self._session = found.taps, session
 
     def _attempt(self, found: Tapped, samples: Batch | None) -> Session:
-        session = Session(found.model, self._providers, title=_title(self._places))
+        session = Session(found.model, self._providers, title=_title(self._places), spinning=False)
         if samples is not None:
             session.run(samples)
         return session

@@ -225,10 +225,10 @@ def test_one_run_serves_what_fits_into_memory() -> None:
         collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds)
         whole = [taps for taps in runs if taps]
         runs.clear()
-        collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, memory=80)
+        collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, memory=160)
         parted = [taps for taps in runs if taps]
         runs.clear()
-        collect(ir.from_onnx_text(NET), {n: [MinMax()] for n in names}, feeds, memory=80)
+        collect(ir.from_onnx_text(NET), {n: [MinMax()] for n in names}, feeds, memory=160)
         reduced = [taps for taps in runs if taps]
     # The first run measures.
     assert whole[1:] == [3, 3]
