@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from graphopt.errors import GraphoptError
+from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Finding, Rewrite
 from graphopt.pipeline.snapshot import snapshot
 from passes.quantize.plan.applying import applied
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from passes.quantize.quantize import Quantize
 
 _REFERENCE = "quantize.reference"
+
+_MOST_OUTPUTS = 128 << 20
+"""Bytes of the float model's outputs that are kept to measure others against."""
 
 
 def rewrites(
@@ -75,24 +78,33 @@ def _decision(
         if context.feeds is not None:
             raise
         yield Finding("data", f"nothing can be measured: {error}")
-        return Decision("folded", expanded(stored(layers), layers), None, None, Log())
+        return _unmeasured(layers)
     if how.made_up:
         yield Finding("data", "no data: weighed on made-up inputs, with stricter bounds")
     provider = timed_on(quantize.target, context.providers)
     timing = quantize.keep == "faster" and provider is not None
     if quantize.keep == "faster" and provider is None:
         yield Finding("data", f"nothing is timed: {quantize.target} is not among the providers")
-    bench = bench_for(
-        quantize,
-        model,
-        context,
-        how,
-        context.providers if provider is None else (provider,),
-        layers=layers,
-        budget=quantize.budget if timing else None,
-    )
+    try:
+        bench = bench_for(
+            quantize,
+            model,
+            context,
+            how,
+            context.providers if provider is None else (provider,),
+            layers=layers,
+            budget=quantize.budget if timing else None,
+        )
+    except CheckFailed as error:
+        yield Finding("data", f"nothing can be measured: {error}")
+        return _unmeasured(layers)
     found = decide(layers, bench, Log(how.bounds), timing=timing)
     return dataclasses.replace(found, forms=expanded(found.forms, layers))
+
+
+def _unmeasured(layers: Sequence[Layer]) -> Decision:
+    """What costs no time and changes least, for models that cannot be run here."""
+    return Decision("folded", expanded(stored(layers), layers), None, None, Log())
 
 
 def bench_for(
@@ -128,8 +140,9 @@ def bench_for(
         how.feeds,
         providers=providers,
         metric=how.metric,
+        optional=quantize.metric is None and quantize.max_drop is None,
         budget=budget,
-        memory=context.calibration_memory,
+        memory=min(context.calibration_memory, _MOST_OUTPUTS),
         progress=lambda text: context.progress(f"quantize: {text}", 0, None),
     )
 

@@ -26,6 +26,9 @@ MIN_SQNR = 15.0
 MIN_AGREEMENT = 0.98
 """Of rows of scores, without labels."""
 
+MIN_ORDER = 0.998
+"""Rank correlation of outputs of one number a sample: what is ranked or held against thresholds."""
+
 MAX_DROP = 0.005
 """Of accuracy, with labels: half a point."""
 
@@ -116,5 +119,6 @@ def _bounds(quantize: Quantize, feeds: Feeds, made_up: bool, metric: Metric | No
         min_sqnr=MIN_SQNR + MADE_UP * made_up,
         min_agreement=None if made_up else MIN_AGREEMENT,
         max_drop=None if metric is None else MAX_DROP,
+        min_order=None if made_up else MIN_ORDER,
         rows=None if feeds.labels is None else len(feeds.labels),
     )

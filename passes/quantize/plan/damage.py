@@ -6,23 +6,17 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from graphopt.errors import CheckFailed, GraphoptError
-from graphopt.runtime.difference import Difference, as_tensors
-from graphopt.runtime.feeds import Array, Batch, Feeds
+from graphopt.runtime.difference import as_tensors
+from graphopt.runtime.feeds import Batch, Feeds
 from graphopt.runtime.metrics import Collector, Metric, Outputs
+from passes.quantize.plan.output_damage import OutputDamage, are_shares, meant
 
-_SILENCE = 1e-3
-"""An output that is 0 throughout has no signal: what stays below this has no noise either."""
-
+_SCALE = 20.0
+"""What SQNR stands for a load of 1, where no bound on it says so."""
 
 _ROUNDING = 1e-9
 """Two shares of 1 that differ by 0.005 do not quite."""
-
-
-_SHARES_ROUNDING = 1e-2
-"""What sums of half-precision shares may miss 1 by."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,8 @@ class Damage:
         agreement: Share of rows of scores with the same winner, or of integers that are equal, of
             the worst output; None where there are neither.
         drop: How much worse the metric is; None where there is none.
+        order: Rank correlation (Spearman) of outputs of one number a sample, of the worst one;
+            None where there are none.
         failure: Why the model cannot be run; the rest means nothing then.
     """
 
@@ -41,6 +37,7 @@ class Damage:
     agreement: float | None = None
     drop: float | None = None
     failure: str | None = None
+    order: float | None = None
 
     @property
     def noise(self) -> float:
@@ -53,6 +50,8 @@ class Damage:
         parts = [f"SQNR {self.sqnr_db:.1f} dB"]
         if self.agreement is not None:
             parts.append(f"agreement {self.agreement:.4f}")
+        if self.order is not None:
+            parts.append(f"order {self.order:.4f}")
         if self.drop is not None:
             parts.append(f"drop {self.drop:.4f}")
         return ", ".join(parts)
@@ -68,12 +67,22 @@ class Bounds:
         max_drop: In the unit of the metric.
         rows: On so many rows the metric was measured, and chance may move it: by the root of the
             rows that another class wins now, up or down. None: `max_drop` is strict.
+        min_order: A rank correlation.
     """
 
     min_sqnr: float | None = None
     min_agreement: float | None = None
     max_drop: float | None = None
     rows: int | None = None
+    min_order: float | None = None
+
+    def load(self, damage: Damage) -> float:
+        """How much of what is bearable damage takes up; the loads of independent layers add up."""
+        least = _SCALE if self.min_sqnr is None else self.min_sqnr
+        load = damage.noise * 10 ** (least / 10)
+        if self.min_order is not None and damage.order is not None:
+            load += (1 - damage.order) / (1 - self.min_order)
+        return math.inf if math.isnan(load) else load
 
     def objection(self, damage: Damage) -> str | None:
         """Why damage is not bearable; None: it is."""
@@ -84,6 +93,8 @@ class Bounds:
             return f"SQNR {damage.sqnr_db:.1f} dB is under {self.min_sqnr:g}"
         if not _reaches(damage.agreement, self.min_agreement):
             return f"agreement {damage.agreement:.4f} is under {self.min_agreement:g}"
+        if not _reaches(damage.order, self.min_order):
+            return f"rank correlation {damage.order:.4f} is under {self.min_order:g}"
         if self.max_drop is not None and damage.drop is not None:
             allowed = max(self.max_drop, self._chance(damage))
             if not damage.drop <= allowed + _ROUNDING:
@@ -117,6 +128,7 @@ class Gauge:
         metric: The task's; the feeds have labels then.
         memory: The most bytes of outputs that are kept: samples beyond are not looked at.
         samples: The most samples that are looked at.
+        optional: Whether to do without the metric where it does not fit the outputs.
     """
 
     run: Run
@@ -127,6 +139,7 @@ class Gauge:
     metric: Metric | None = None
     memory: int = 256 << 20
     samples: int = 1024
+    optional: bool = False
     _expected: list[tuple[Batch, Mapping[str, object]]] = field(default_factory=list)
     _like: Outputs | None = None
     _rating: float = 0.0
@@ -147,8 +160,13 @@ class Gauge:
         shares = (name for name in self.outputs if self._holds_shares(name))
         self.scores = frozenset([*self.scores, *shares])
         if self.metric is not None and self.feeds.labels is not None:
-            self._like = self._collected(found for _, found in self._expected)
-            self._rating = self._rate(self._like)
+            try:
+                self._like = self._collected(found for _, found in self._expected)
+                self._rating = self._rate(self._like)
+            except GraphoptError:
+                if not self.optional:
+                    raise
+                self._like = None
 
     def damage(self, run: Run, *, batches: int | None = None) -> Damage:
         """Measure a model.
@@ -158,13 +176,13 @@ class Gauge:
             batches: Only on so many batches, and without the metric; None: all.
         """
         chosen = self._expected[:batches]
-        differences = {name: _OutputDamage(name in self.scores) for name in self.outputs}
+        differences = {name: OutputDamage(name in self.scores) for name in self.outputs}
         actual: list[Mapping[str, object]] = []
         try:
             for samples, expected in chosen:
                 found = run(samples)
                 for name, difference in differences.items():
-                    difference.add(expected[name], found[name])
+                    difference.add(*meant(samples, expected[name], found[name]))
                 if self._like is not None and batches is None:
                     actual.append(found)
         except CheckFailed as error:
@@ -174,10 +192,11 @@ class Gauge:
             min((d.sqnr_db for d in differences.values()), default=math.inf),
             min(agreements, default=None),
             self._drop(actual) if actual else None,
+            order=min((d.order for d in differences.values() if d.order is not None), default=None),
         )
 
     def _holds_shares(self, name: str) -> bool:
-        return all(_are_shares(found[name]) for _, found in self._expected)
+        return all(are_shares(found[name]) for _, found in self._expected)
 
     def _collected(self, found: Iterator[Mapping[str, object]]) -> Outputs:
         assert self.metric is not None
@@ -199,68 +218,3 @@ class Gauge:
         except GraphoptError:
             # The reference's was defined on the same labels: these outputs are beyond use.
             return math.inf
-
-
-class _OutputDamage:
-    """The damage to one output, over all batches."""
-
-    def __init__(self, scores: bool) -> None:
-        self._scores = scores
-        self._difference = Difference()
-        self._broken = False
-        self._equal = 0
-        self._counted = 0
-        self._agree = 0.0
-        self._rows = 0
-
-    def add(self, expected: object, actual: object) -> None:
-        """Add what both models return for one batch."""
-        want, have = as_tensors(expected), as_tensors(actual)
-        if len(want) != len(have):
-            self._broken = True
-            return
-        for a, b in zip(want, have, strict=True):
-            self._add(a, b)
-
-    def _add(self, a: Array, b: Array) -> None:
-        if a.dtype != b.dtype or a.ndim != b.ndim:
-            self._broken = True
-        elif _is_float(a):
-            if a.shape != b.shape:
-                self._broken = True
-                return
-            self._difference.add(a, b)
-        elif a.shape != b.shape:
-            # What depends on the data, such as the boxes that are left: nothing of it is equal.
-            self._counted += max(a.size, b.size, 1)
-        else:
-            self._equal += int(np.count_nonzero(a == b))
-            self._counted += a.size
-
-    @property
-    def sqnr_db(self) -> float:
-        if self._broken or not self._difference.finite:
-            return -math.inf
-        if self._difference.sqnr_db == -math.inf and self._difference.max_abs <= _SILENCE:
-            return math.inf
-        return self._difference.sqnr_db
-
-    @property
-    def agreement(self) -> float | None:
-        if self._counted:
-            return self._equal / self._counted
-        return self._difference.argmax_agreement if self._scores else None
-
-
-def _are_shares(value: object) -> bool:
-    """Whether the last axis holds probabilities, however a model has computed them."""
-    if not isinstance(value, np.ndarray) or not _is_float(value):
-        return False
-    if value.ndim < 2 or value.shape[-1] < 2 or not value.size:
-        return False
-    sums = value.astype(np.float64).sum(axis=-1)
-    return bool(value.min() >= 0 and np.abs(sums - 1).max() <= _SHARES_ROUNDING)
-
-
-def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name.startswith(("bfloat", "float"))

@@ -1,9 +1,9 @@
 """Which layers to leave float so that the damage to the outputs becomes bearable.
 
 Noise that layers add is taken to be independent, so that its powers add up at the outputs. Groups
-of layers are quantized alone, and their noise measured; the noisiest group is cut in half until
-the culprits stand alone, and they go float one after the other until what is left is bearable.
-What this comes to is then measured on the whole: where powers do not add up, more layers go.
+of layers are quantized alone, and their load on the bounds measured; the worst group is cut in half
+until the culprits stand alone, and they go float one after the other until what is left is
+bearable. That is then measured on the whole: where loads do not add up, more layers go.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from passes.quantize.plan.forms import Form, Forms, Layer, merged
 from passes.quantize.plan.trials import Laboratory, Log
 
 _STEP = 0.5
-"""By how much less noise is allowed after a try that was not enough."""
+"""By how much less load is allowed after a try that was not enough."""
 
 
 @dataclass
 class _Groups:
-    """Groups of layers by the noise that they make alone, the noisiest first."""
+    """Groups of layers by the damage that they do alone, the worst first."""
 
     lab: Laboratory
     forms: Forms
@@ -39,14 +39,15 @@ class _Groups:
         damage = self.lab.damage(alone, quick=True)
         if len(layers) == 1:
             self.log.alone[layers[0].at] = damage.sqnr_db
-        heapq.heappush(self._heap, (-damage.noise, next(self._number), list(layers)))
+        load = self.log.bounds.load(damage)
+        heapq.heappush(self._heap, (-load, next(self._number), list(layers)))
 
     def pop(self) -> list[Layer]:
         return heapq.heappop(self._heap)[2]
 
     @property
-    def noise(self) -> float:
-        return math.fsum(-noise for noise, _, _ in self._heap)
+    def load(self) -> float:
+        return math.fsum(-load for load, _, _ in self._heap)
 
     def __bool__(self) -> bool:
         return bool(self._heap)
@@ -68,7 +69,7 @@ def repaired(
     groups = _Groups(lab, dict(forms), log)
     for kind in _by_kind(suspects, forms):
         groups.add(kind)
-    allowed = _allowed(log, groups.noise)
+    allowed = _allowed(groups.load)
     while log.bounds.objection(damage) is not None and groups:
         culprits = _culprits(groups, allowed, lab)
         if culprits:
@@ -82,16 +83,15 @@ def repaired(
     return current, damage
 
 
-def _allowed(log: Log, noise: float) -> float:
-    """What noise to aim at: what the bound says, or half of what there is."""
-    most = math.inf if log.bounds.min_sqnr is None else 10 ** (-log.bounds.min_sqnr / 10)
-    return min(most, noise * _STEP) if math.isfinite(noise) else min(most, 1.0)
+def _allowed(load: float) -> float:
+    """What load to aim at: all that is bearable, or less where that was not."""
+    return min(1.0, load * _STEP)
 
 
 def _culprits(groups: _Groups, allowed: float, lab: Laboratory) -> list[Layer]:
-    """Take out layers, the noisiest first, until the noise of the others is allowed."""
+    """Take out layers, the worst first, until the load of the others is allowed."""
     found: list[Layer] = []
-    while groups and groups.noise > allowed:
+    while groups and groups.load > allowed:
         group = groups.pop()
         if len(group) == 1 or lab.out_of_time:
             found.extend(group)

@@ -61,9 +61,10 @@ def spelled(bounds: Bounds) -> str:
     parts = [
         None if bounds.min_sqnr is None else f"SQNR from {bounds.min_sqnr:g} dB",
         None if bounds.min_agreement is None else f"agreement from {bounds.min_agreement:g}",
+        None if bounds.min_order is None else f"rank correlation from {bounds.min_order:g}",
         None if bounds.max_drop is None else f"a metric that drops by {bounds.max_drop:g} at most",
     ]
-    return " and ".join(part for part in parts if part) or "any damage"
+    return ", ".join(part for part in parts if part) or "any damage"
 
 
 def _reasons(at: str, decision: Decision) -> list[str]:
@@ -79,6 +80,7 @@ def _numbers(damage: Damage | None, speed: Speed | None) -> dict[str, Detail]:
     return {
         "SQNR": None if damage is None else damage.sqnr_db,
         "agreement": None if damage is None else damage.agreement,
+        "order": None if damage is None else damage.order,
         "drop": None if damage is None else damage.drop,
         "latency": None if speed is None else str(speed),
     }

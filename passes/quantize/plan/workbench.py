@@ -41,6 +41,7 @@ class Workbench:
         feeds: Laid out for the model.
         providers: Where to run.
         metric: The task's, where the feeds have labels.
+        optional: Whether to do without the metric where it does not fit the outputs.
         budget: Seconds after which `out_of_time` says so.
         samples: The most samples that damage is measured on.
         memory: The most bytes of outputs that are kept.
@@ -57,6 +58,7 @@ class Workbench:
         *,
         providers: Sequence[str] = ("cpu",),
         metric: Metric | None = None,
+        optional: bool = False,
         budget: float | None = None,
         samples: int = 1024,
         memory: int = 256 << 20,
@@ -83,6 +85,7 @@ class Workbench:
             feeds,
             batch=self._batch,
             metric=metric,
+            optional=optional,
             memory=memory,
             samples=samples,
         )

@@ -172,3 +172,18 @@ def test_sensitivity_of_weights_alone(model):
     found = result.steps[-1].findings
     assert {note.details["form"] for note in found} == {"folded"}
     assert min(note.details["sqnr_db"] for note in found) > 30
+
+
+def test_what_cannot_be_run_is_stored_in_integers():
+    weight = ", ".join(str((n % 7) / 7) for n in range(1024))
+    custom = ir.from_onnx_text(
+        f"""
+        <ir_version: 8, opset_import: ["" : 17, "elsewhere" : 1]>
+        main (float[N, 32] x) => (float[N, 32] y)
+        <float[32, 32] w = {{{weight}}}>
+        {{ h = MatMul (x, w) y = elsewhere.Unknown (h) }}
+        """
+    )
+    result = quantized(custom, Context(feeds=Feeds({"x": np.ones((4, 32), np.float32)})))
+    assert operators(result.model) == {"Cast", "Mul", "MatMul", "Unknown"}
+    assert "nothing can be measured" in findings(result)["data"].why

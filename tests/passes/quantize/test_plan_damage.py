@@ -5,12 +5,16 @@ import math
 import numpy as np
 import onnx_ir as ir
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
 
-from graphopt.errors import CheckFailed
+from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.layout import Input
 from graphopt.runtime.metrics import open_metric
 from passes.quantize.plan.damage import Bounds, Damage, Gauge
+from passes.quantize.plan.output_damage import meant, rank_correlation
 from passes.quantize.plan.scores import score_outputs
 
 SCORES = np.eye(4, dtype=np.float32)[np.arange(40) % 4] * 3
@@ -50,11 +54,53 @@ def test_rows_that_are_no_scores_have_no_winners():
     assert gauge(scores=()).damage(identity).agreement is None
 
 
+def test_an_output_of_one_number_a_sample_keeps_its_order():
+    def single(batch):
+        return {"y": batch["x"] @ np.arange(4, dtype=np.float32)[:, None] + batch["x"][:, :1]}
+
+    assert gauge(single, scores=()).damage(single).order == pytest.approx(1.0)
+    ties = gauge(single, scores=()).damage(lambda batch: {"y": np.minimum(single(batch)["y"], 4)})
+    assert ties.order is not None
+    assert 0.8 < ties.order < 0.99
+    assert "rank correlation" in (Bounds(min_order=0.998).objection(ties) or "")
+    assert Bounds(min_order=0.998).load(ties) > 1
+    assert gauge(scores=()).damage(identity).order is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=8, max_size=40))
+def test_rank_correlation_is_spearman_s(pairs):
+    one, other = np.array(pairs, np.float64).T
+    found = rank_correlation(one, other)
+    if np.ptp(one) and np.ptp(other):
+        assert found == pytest.approx(spearmanr(one, other).statistic, abs=1e-12)
+
+
+def test_padding_does_not_count():
+    mask = np.array([[1, 1, 0], [1, 0, 0]], np.int64)
+    one, other = np.ones((2, 3, 4)), np.ones((2, 3, 4))
+    other[0, 2] = other[1, 1] = np.nan
+    want, have = meant({"attention_mask": mask}, one, other)
+    assert np.array_equal(want, have)
+    assert want.shape == (3, 4)
+    for samples in ({}, {"ids": mask}, {"mask": mask * 0}, {"mask": mask[:1]}):
+        assert meant(samples, one, other)[0] is one
+
+
 def test_shares_that_add_up_to_one_are_scores():
     def shares(batch):
         return {"y": np.exp(batch["x"]) / np.exp(batch["x"]).sum(axis=-1, keepdims=True)}
 
     assert gauge(shares, scores=()).damage(shares).agreement == 1.0
+
+
+def test_a_metric_that_does_not_fit_may_be_done_without():
+    def embed(batch):
+        return {"y": batch["x"][:, :2]}
+
+    with pytest.raises(GraphoptError, match="labels"):
+        gauge(embed, metric=open_metric("accuracy"))
+    found = gauge(embed, metric=open_metric("accuracy"), optional=True)
+    assert found.damage(embed).drop is None
 
 
 def test_integers_agree_or_not():
