@@ -14,7 +14,14 @@ def dims_of(value: ir.Value) -> Dims | None:
     """Return the declared shape of a value; None where not even the rank is declared."""
     if value.shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+    return tuple(_size(dim) for dim in value.shape)
+
+
+def _size(dim: int | ir.SymbolicDim) -> int | str | None:
+    if isinstance(dim, int):
+        # Some exporters write -1 for what they do not know.
+        return dim if dim >= 0 else None
+    return dim.value
 
 
 def shape_text(dims: Sequence[int | str | None]) -> str:
