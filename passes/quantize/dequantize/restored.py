@@ -22,7 +22,7 @@ class Restored:
     """The float weights of one run."""
 
     def __init__(self) -> None:
-        self._values: dict[tuple[Hashable, ...], ir.Value] = {}
+        self._values: dict[tuple[object, ...], ir.Value] = {}
 
     def value(self, site: Site, before: ir.Node, key: Key, grid: Grid) -> ir.Value:
         """Return the floats of a weight, from an earlier call or put in front of a node."""

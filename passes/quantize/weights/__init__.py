@@ -155,9 +155,7 @@ class QuantizeWeights(Pass):
             grid = candidate.grid(symmetric=self.symmetric)
         except ValueError:
             return Declined(at, "it holds NaN or infinity")
-        before, after = weight.tensor.nbytes, candidate.nbytes(grid)
-        if after >= before:
-            return Declined(at, f"{after} bytes would take the place of {before}")
+        before, after = weight.tensor.nbytes, candidate.nbytes(symmetric=self.symmetric)
         return Rewrite(
             at=at,
             why=f"{candidate.words}: {before} bytes become {after}",

@@ -76,11 +76,16 @@ class Candidate:
         """Return the grid; reads the weight. Raises ValueError for NaN and infinity."""
         return grid_of(self.weight, self.shared, self.dtype, symmetric=symmetric)
 
-    def nbytes(self, grid: Grid) -> int:
+    def nbytes(self, *, symmetric: bool) -> int:
         """Count the bytes that take the place of the weight's, without names and nodes."""
-        integers = -(-self.weight.tensor.size * self.dtype.bitwidth // 8)
-        points = 0 if grid.zero_point is None else -(-grid.scale.size * self.dtype.bitwidth // 8)
-        return integers + grid.scale.nbytes + points
+        size, bits = self.weight.tensor.size, int(self.dtype.bitwidth)
+        scales = self.shared.count(self.shape)
+        if self.form == "matmulnbits" and not self.shared.block_size:
+            scales = -(-size // self.block_size)
+        has_points = not symmetric or not self.dtype.is_signed()
+        wide = self.weight.dtype == ir.DataType.DOUBLE
+        points = -(-scales * bits // 8) if has_points else 0
+        return -(-size * bits // 8) + scales * (8 if wide else 4) + points
 
 
 def candidates(
@@ -133,6 +138,9 @@ def _candidate(weight: Weight, wish: QuantizeWeights, at_most: int | None) -> Ca
             candidate = replace(candidate, form="folded")
         if candidate.opset > at_most:
             why = f"it needs opset {candidate.opset}, and the model cannot be raised to it"
+    before, after = weight.tensor.nbytes, candidate.nbytes(symmetric=wish.symmetric)
+    if why is None and after >= before:
+        why = f"{after} bytes would take the place of {before}"
     return candidate if why is None else Declined(weight.at, why)
 
 
@@ -160,4 +168,4 @@ def _form_objection(candidate: Candidate) -> str | None:
 def _packed_objection(candidate: Candidate, found: Products) -> str | None:
     if is_table(candidate.weight):
         return "a Gather picks rows of it"
-    return choice.fused_objection(candidate.weight, found, candidate.dtype, candidate.shared)
+    return choice.packed_objection(found, candidate.dtype, candidate.shared)

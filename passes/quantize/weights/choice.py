@@ -50,16 +50,24 @@ def fused_objection(
 ) -> str | None:
     """Say why ONNX Runtime would not fuse products with the DequantizeLinear in front of them.
 
-    Its rules as measured with 1.31: integers of 4 or 8 bits, (summed, columns), read by nothing
-    else, with one scale, one per column, or blocks of 16 to 256 summed elements (a power of two;
-    the last block may be shorter); floats of 32 or 16 bits.
+    Its rules as measured with 1.31: integers as in `packed_objection`, stored as (summed, columns),
+    and read by this one DequantizeLinear alone.
+    """
+    if len(found.uses) > 1 or is_table(weight):
+        return "ONNX Runtime fuses no product with integers that another node reads too"
+    return packed_objection(found, dtype, shared)
+
+
+def packed_objection(found: Products, dtype: ir.DataType, shared: Sharing) -> str | None:
+    """Say why MatMulNBits cannot compute some products.
+
+    It takes integers of 4 or 8 bits with one scale, one per column, or blocks of 16 to 256 summed
+    elements (a power of two; the last block may be shorter), and floats of 32 or 16 bits.
     """
     if dtype.bitwidth not in (4, 8):
-        return f"ONNX Runtime fuses no product with {dtype.name}"
+        return f"MatMulNBits takes no {dtype.name}"
     if found.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
-        return f"ONNX Runtime fuses no product in {found.dtype.name}"
-    if is_table(weight):
-        return "ONNX Runtime fuses no product with integers that a Gather reads too"
+        return f"MatMulNBits takes no {found.dtype.name}"
     if shared.block_size and shared.block_size not in FUSED_BLOCKS:
-        return f"ONNX Runtime fuses no blocks of {shared.block_size}"
+        return f"MatMulNBits takes no blocks of {shared.block_size}"
     return None

@@ -55,7 +55,7 @@ def repeated(builder: Builder, value: ir.Value, grid: Grid, shape: tuple[int, ..
     """Write one number for each element along the axis of blocks, from one for each block."""
     if not grid.block_size or grid.axis is None or grid.scale.shape[grid.axis] == 1:
         return value
-    index = np.arange(shape[grid.axis], dtype=np.int64) // grid.block_size
+    index = np.arange(shape[grid.axis], dtype=np.int32) // grid.block_size
     blocks = builder.constant("blocks", ir.Tensor(index))
     dtype = ir.DataType.FLOAT if value.dtype is None else value.dtype
     axis = [ir.AttrInt64("axis", grid.axis)]

@@ -20,8 +20,8 @@ from passes.quantize.weights.readers import Products
 def store(model: ir.Model, weight: Weight, grid: Grid, products: Products) -> None:
     """Let matrix products read (summed, columns) integers behind a DequantizeLinear each.
 
-    ONNX Runtime fuses a product with a DequantizeLinear that nothing else reads, whose integers
-    lie in this order; a Gemm with transB is turned around for that.
+    ONNX Runtime fuses a product with a DequantizeLinear of integers that lie in this order, where
+    nothing else reads either; a Gemm with transB is turned around for that.
     """
     turned = products.transposed
     shape = tuple(int(size) for size in weight.tensor.shape.numpy())

@@ -22,7 +22,11 @@ Feed = dict[str, Array]
 
 def model_of(body: str, opset: int = 17, ir_version: int = 8) -> ir.Model:
     header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}]>'
-    return ir.from_onnx_text(body if body.lstrip().startswith("<") else f"{header}\n{body}")
+    text = body if body.lstrip().startswith("<") else f"{header}\n{body}"
+    # Outputs are written without a type where the nodes say it.
+    proto = onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text))
+    del proto.graph.value_info[:]
+    return ir.from_proto(proto)
 
 
 def with_weights(body: str, opset: int = 17, **weights: Array) -> ir.Model:
