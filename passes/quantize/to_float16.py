@@ -24,8 +24,8 @@ class ToFloat16(MixedPrecision):
     - a constant that it reads is beyond 65504, or loses more than 1% of its largest number
       to underflow (or where it divides, and any of it becomes 0);
     - on the data of the run, a value that it reads or writes is beyond half of 65504;
-    - there are no data, and it sums, raises to a power or exponentiates (or carries such results
-      on), as the variance of a normalization does;
+    - there are no data, and it sums, raises to a power or exponentiates, or reads the results of
+      that (carried on by additions, products and the like), as a written-out normalization does;
     - ONNX, in the opset of the model, has no such operator in float16.
 
     A mask that is added to attention scores before a Softmax (-3.4e38) is cut off at half of the

@@ -19,6 +19,9 @@ _LOST = 0.01
 
 _DEPTH = 16
 
+_SMALL = 1 << 16
+"""Constants of so many elements are looked at for numbers that others carry on."""
+
 _TO_SCORES = MOVES | {"Add", "Sub", "Mul", "Where", "Cast", "Min", "Max", "Trilu", "Range"}
 """What lies between a mask and the Softmax that it is for."""
 
@@ -39,9 +42,14 @@ _GROWING = frozenset(
 """Operators whose outputs are often out of proportion to their inputs."""
 
 _CARRYING = frozenset(
-    {*("Add", "Sub", "Mul", "Max", "Min", "Cast", "ReduceMean", "ReduceSum"), *MOVES}
+    {
+        *("Add", "Sub", "Mul", "Max", "Min", "Cast", "ReduceMean", "ReduceSum", "ReduceMax"),
+        *("Relu", "LeakyRelu", "PRelu", "Neg", "Abs", "Where", "MaxPool", "AveragePool"),
+        *("GlobalAveragePool", "GlobalMaxPool"),
+        *MOVES,
+    }
 )
-_SETTLING = frozenset({"Sqrt", "Log", "Div", "Reciprocal", "Pow"})
+"""Operators whose outputs are as large as their inputs, or larger."""
 
 
 def constant_problem(node: ir.Node, index: int, dtype: ir.DataType, *, clamps: bool) -> str | None:
@@ -135,28 +143,55 @@ def activation_problem(
     return None
 
 
-def growing(nodes: list[ir.Node], has_ranges: Callable[[ir.Node], bool]) -> dict[ir.Node, str]:
+def growing(
+    nodes: list[ir.Node], dtype: ir.DataType, has_ranges: Callable[[ir.Node], bool]
+) -> dict[ir.Node, str]:
     """Return nodes that may leave the range, where no data show that they do not.
 
-    Those are sums, powers and exponentials, what carries their results on, and what brings them
-    back into range.
+    Those are sums, powers and exponentials, what reads numbers beyond the range, what carries such
+    results on, and what brings them back into range.
     """
     found: dict[ir.Node, str] = {}
     for node in nodes:
-        if not is_op(node, *_GROWING) or has_ranges(node):
+        if has_ranges(node):
             continue
-        pending, why = [(node, 0)], f"{node.op_type} may leave the range, and there are no data"
-        while pending:
-            current, depth = pending.pop()
-            if current in found and current is not node:
-                continue
-            found[current] = why
-            if depth >= _DEPTH or current.op_type in _SETTLING - {"Pow"}:
-                continue
-            for output in current.outputs:
-                pending.extend(
-                    (user, depth + 1)
-                    for user, _ in output.uses()
-                    if user.op_type in _CARRYING | _SETTLING
-                )
+        if is_op(node, "Cast") and _accumulates(node.inputs[0]):
+            why = "sums of integers may leave the range, and there are no data"
+            found.update(dict.fromkeys([node, *(user for user, _ in node.outputs[0].uses())], why))
+        elif is_op(node, *_GROWING):
+            _spread(node, f"{node.op_type} may leave the range, and there are no data", found)
+        elif _reads_beyond(node, dtype):
+            _spread(node, "it may carry numbers beyond the range, and there are no data", found)
     return found
+
+
+def _spread(node: ir.Node, why: str, found: dict[ir.Node, str]) -> None:
+    pending = [(node, 0)]
+    while pending:
+        current, depth = pending.pop()
+        if current in found and current is not node:
+            continue
+        found[current] = why
+        if depth >= _DEPTH or (depth and current.op_type not in _CARRYING):
+            continue
+        # Whoever reads it would read infinity in the narrow type.
+        for output in current.outputs:
+            pending.extend((user, depth + 1) for user, _ in output.uses())
+
+
+def _accumulates(value: ir.Value | None) -> bool:
+    producer = None if value is None else value.producer()
+    return producer is not None and is_op(producer, "MatMulInteger", "ConvInteger")
+
+
+def _reads_beyond(node: ir.Node, dtype: ir.DataType) -> bool:
+    if clamp_for(node, dtype) is not None:
+        return False
+    for value in node.inputs:
+        tensor = constant(value)
+        if tensor is None or tensor.size > _SMALL or tensor.dtype != ir.DataType.FLOAT:
+            continue
+        magnitude = np.abs(tensor.numpy())
+        if (magnitude[np.isfinite(magnitude)] > largest(dtype)).any():
+            return True
+    return False

@@ -20,7 +20,7 @@ from graphopt.rewrite.opsets import is_below, raise_opset
 from graphopt.rewrite.selection import Globs, address, selects
 from passes.quantize.precision import limits
 from passes.quantize.precision.kernels import has_kernel
-from passes.quantize.precision.positions import MOVES, Positions, positions
+from passes.quantize.precision.positions import MOVES, SAID, Positions, positions
 from passes.quantize.precision.retype import Retyper, calls_of, largest
 
 Target = Literal["auto", "generic", "ort-cpu", "ort-cuda"]
@@ -102,8 +102,9 @@ class _Conversion:
         self.scopes = [(scope, list(scope.graph)) for scope in scopes(model)]
         self.ranges = self._ranges(context)
         nodes = [node for _, listed in self.scopes for node in listed]
-        self.growing = limits.growing(nodes, self._is_seen) if self.narrow else {}
-        self.storable: dict[ir.Value, Scope] = {}
+        self.growing = limits.growing(nodes, work.dtype, self._is_seen) if self.narrow else {}
+        self.storable: dict[ir.Value, None] = {}
+        self.owners = {id(scope.graph): scope for scope, _ in self.scopes}
 
     def rewrites(self) -> Iterator[Rewrite | Declined]:
         done: set[tuple[str, str, str]] = set()
@@ -115,8 +116,8 @@ class _Conversion:
                 elif function.identifier() not in done:
                     done.add(function.identifier())
                     yield from self._function(function)
-        for value, scope in self.storable.items():
-            yield from self._stored(value, scope)
+        for value in dict.fromkeys((*self.storable, *self.retyper.doubled())):
+            yield from self._stored(value)
         if not self.work.keep_io:
             why = f"asked for with keep_io=False: {self.work.dtype.name.lower()}"
             yield Rewrite("inputs and outputs", why, self.retyper.interface)
@@ -127,18 +128,20 @@ class _Conversion:
             return
         version = opset(self.model, scope.function)
         found = positions(node, version, self.retyper.types, self.retyper.sources, self.work.dtype)
-        if isinstance(found, str):
-            yield Declined(address(node, scope), found)
-            return
         if not found:
+            return
+        if self.target != "generic":
+            self._note_constants(node)
+        if isinstance(found, str):
+            if not self._is_only_stored(node):
+                yield Declined(address(node, scope), found)
             return
         clamp = limits.clamp_for(node, self.work.dtype) if self.narrow else None
         problem = self._problem(node, found, clamp)
         if problem is not None:
             yield Declined(address(node, scope), problem)
             return
-        if self.target != "generic" and not self._fits_target(node, version, found):
-            self._note_constants(node, scope, found)
+        if not self._fits_target(node, version, found):
             return
         name = self.work.dtype.name.lower()
         clamped = clamp is not None and _clamps(node, clamp)
@@ -166,7 +169,16 @@ class _Conversion:
             return self.growing[node]
         return limits.activation_problem(node, self.ranges, self.work.dtype)
 
+    def _is_only_stored(self, node: ir.Node) -> bool:
+        return self.target != "generic" and any(value in self.storable for value in node.inputs)
+
     def _fits_target(self, node: ir.Node, version: int, found: Positions) -> bool:
+        if self.target == "generic":
+            # ONNX Runtime casts what a node reads, but it cannot cast for one that reads nothing.
+            makes = node.op_type in SAID and not is_op(node, "Cast")
+            return not makes or has_kernel(
+                "ort-cpu", node, version, found.variables, self.work.dtype
+            )
         if is_op(node, "If", "Loop", "Scan"):
             return False
         if not has_kernel(self.target, node, version, found.variables, self.work.dtype):
@@ -183,18 +195,26 @@ class _Conversion:
             and self.retyper.types(producer.inputs[0]) == self.work.dtype
         )
 
-    def _note_constants(self, node: ir.Node, scope: Scope, found: Positions) -> None:
-        for index in found.inputs:
-            value = node.inputs[index]
+    def _note_constants(self, node: ir.Node) -> None:
+        for index, value in enumerate(node.inputs):
             tensor = constant(value)
-            if value is not None and tensor is not None and tensor.size >= _STORED:
-                self.storable.setdefault(value, scope)
+            if (
+                value is None
+                or tensor is None
+                or self.retyper.types(value) not in self.retyper.sources
+            ):
+                continue
+            problem = limits.constant_problem(node, index, self.work.dtype, clamps=False)
+            if tensor.size >= _STORED and problem is None:
+                self.storable[value] = None
 
-    def _stored(self, value: ir.Value, scope: Scope) -> Iterator[Rewrite]:
-        if constant(value) is None or value.is_graph_output():
+    def _stored(self, value: ir.Value) -> Iterator[Rewrite]:
+        tensor = constant(value)
+        if tensor is None or tensor.size < _STORED or value.is_graph_output() or not value.uses():
             return
+        scope = self.owners[id(value.graph if value.is_initializer() else _graph(value))]
         name = self.work.dtype.name.lower()
-        why = f"stored as {name}, computed with as float: {self.target} folds the cast"
+        why = f"stored as {name}, with a cast to float for those who compute in float"
         details = {"weight": value.name}
         yield Rewrite(scope.at(value.name), why, partial(self.retyper.store, value), details)
 
@@ -243,3 +263,8 @@ def _clamps(node: ir.Node, limit: float) -> bool:
         and abs(tensor.numpy()).max(initial=0) > limit
         for tensor in tensors
     )
+
+
+def _graph(value: ir.Value) -> ir.Graph | None:
+    producer = value.producer()
+    return None if producer is None else producer.graph

@@ -41,7 +41,7 @@ class Retyper:
         self.types = ValueTypes(model)
         self._suffix = target.name.lower()
         self._functions = {id(s.graph) for s in scopes(model) if s.function is not None}
-        self._restoring: dict[ir.Node, str | None] = {}
+        self._restoring: dict[ir.Node, tuple[ir.Value, str | None]] = {}
         self._casts: dict[ir.Value, ir.Node] = {}
         self._constants: dict[tuple[ir.Value, float | None], ir.Value] = {}
 
@@ -112,6 +112,14 @@ class Retyper:
         self.types.learn(restored, source)
         self._tidy(value)
 
+    def doubled(self) -> list[ir.Value]:
+        """Return constants that are in the target type, and are read in their own too."""
+        return [
+            value
+            for value, clamp in self._constants
+            if clamp is None and value.uses() and constant(value) is not None
+        ]
+
     def fresh(self, base: str) -> str:
         """Return a free name."""
         return Names.of(self.model).fresh(base)
@@ -173,7 +181,7 @@ class Retyper:
         if not keep:
             restored.name, value.name = name, restored.name
             restored.metadata_props.update(value.metadata_props)
-            self._restoring[back] = name
+            self._restoring[back] = (value, name)
 
     @staticmethod
     def _replace(old: ir.Value, new: ir.Value, graph: ir.Graph) -> None:
@@ -293,12 +301,14 @@ class Retyper:
 
     def _drop(self, cast: ir.Node) -> None:
         source, written = cast.inputs[0], cast.outputs[0]
-        name = self._restoring.pop(cast, None)
-        if cast.graph is not None and is_unused(written):
-            cast.graph.remove(cast, safe=True)
-            if name is not None and source is not None:
-                written.name = None
-                source.name = name
+        if cast.graph is None or not is_unused(written):
+            return
+        cast.graph.remove(cast, safe=True)
+        value, name = self._restoring.pop(cast, (None, None))
+        # What it has cast back may have given way to something else since.
+        if value is not None and value is source:
+            written.name = None
+            value.name = name
 
     def _retyped(self, value: ir.Value) -> None:
         value.type = ir.TensorType(self.target)
