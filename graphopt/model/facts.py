@@ -15,6 +15,7 @@ from graphopt.model.declared_shapes import Dims, dims_of
 from graphopt.model.macs import Macs, count_macs
 from graphopt.model.scopes import scopes
 from graphopt.model.source_paths import source_paths
+from graphopt.model.stored_integers import scaled_integers
 from graphopt.model.streaming import zeros
 
 _LARGEST = 10
@@ -206,6 +207,9 @@ def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.Value, ir.TensorProtocol
 def _zero_points(model: ir.Model) -> Iterator[tuple[ir.Value, int | None]]:
     for scope in scopes(model):
         for node in scope.graph:
+            written_out = scaled_integers(node)
+            if written_out is not None:
+                yield written_out[0], _zero_point(written_out[1])
             for operand, point in _QUANTIZED_OPERANDS.get(node.op_type, ()):
                 value = node.inputs[operand] if operand < len(node.inputs) else None
                 if value is not None:

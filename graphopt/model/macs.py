@@ -19,6 +19,12 @@ _PASS_THROUGH = frozenset(
 )
 """Operators between a DequantizeLinear and the product that a runtime moves or fuses."""
 
+_NARROW_INTEGERS = frozenset(
+    onnx.TensorProto.DataType.Value(name)
+    for name in ("INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
+)
+"""Types that weights are stored in to be small."""
+
 _QUANTIZED = frozenset(
     {
         "ConvInteger",
@@ -76,7 +82,8 @@ class Macs:
     Args:
         known: What could be counted.
         quantized: The part of `known` on quantized weights: integer operators, and operators
-            whose second operand comes from DequantizeLinear.
+            whose second operand comes from DequantizeLinear, or is the product of stored integers
+            that were cast.
         unknown: What could not be counted, and why; then `total` is None.
     """
 
@@ -240,4 +247,21 @@ def _is_quantized(node: onnx.NodeProto, names: _Names) -> bool:
         seen += 1
         if seen > _LONGEST_CHAIN:
             return False
-    return producer is not None and producer.op_type == "DequantizeLinear"
+    if producer is None:
+        return False
+    return producer.op_type == "DequantizeLinear" or _scales_integers(producer, names)
+
+
+def _scales_integers(node: onnx.NodeProto, names: _Names) -> bool:
+    """Whether a node is Mul(Cast(stored integers), scale), with a Sub between or not."""
+    if node.op_type != "Mul":
+        return False
+    for operand in node.input:
+        producer = names.producers.get(operand)
+        if producer is not None and producer.op_type == "Sub" and producer.input:
+            producer = names.producers.get(producer.input[0])
+        if producer is not None and producer.op_type == "Cast" and producer.input:
+            tensor = names.constants.get(producer.input[0])
+            if tensor is not None and tensor.data_type in _NARROW_INTEGERS:
+                return True
+    return False

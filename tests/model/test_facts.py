@@ -121,6 +121,27 @@ def test_quantized_weights_are_sparse_at_their_zero_point() -> None:
     assert facts.quantized == 0.5
 
 
+def test_weights_that_nodes_make_real_are_quantized() -> None:
+    facts = measure(
+        model_of(
+            """g (float[N,2] x) => (y)
+            <int8[2,2] w = {1}, float s = {0.5}, int8 z = {7}, float[2,2] v = {1}> {
+              c = Cast<to = 1>(w)
+              f = Cast<to = 1>(z)
+              d = Sub(c, f)
+              m = Mul(d, s)
+              h = MatMul(x, m)
+              y = MatMul(h, v)
+            }""",
+            w=np.array([[7, 0], [7, 7]], np.int8),
+            z=np.array(7, np.int8),
+            v=np.ones((2, 2), np.float32),
+        )
+    )
+    assert facts.sparsity == 3 / 8
+    assert facts.quantized == 0.5
+
+
 def test_zero_points_that_differ_between_channels_count_no_zeros() -> None:
     facts = measure(
         model_of(
