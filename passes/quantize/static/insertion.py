@@ -71,6 +71,7 @@ class Insertion:
         self._parameters: dict[tuple[int, ir.Graph], tuple[ir.Value, ir.Value | None]] = {}
         self._integers: dict[tuple[ir.Value, int], ir.Value] = {}
         self._weights: dict[tuple[ir.Value, int, ir.Graph], ir.Value] = {}
+        self._zero_points: dict[tuple[ir.DataType, object, bytes, ir.Graph], ir.Value] = {}
         # Layers are planned on values that earlier edits may have replaced.
         self._inputs: dict[ir.Node, tuple[ir.Value | None, ...]] = {}
 
@@ -134,13 +135,12 @@ class Insertion:
         self, value: ir.Value, grid: Grid, graph: ir.Graph, before: ir.Node | None = None
     ) -> Quantized:
         scale, zero_point = self._grid(grid, graph, value.name or "value")
-        integers = self._names.fresh(f"{value.name}_quantized")
+        integers = self._names.fresh(f"{value.name}_q")
         given = [value, scale] if zero_point is None else [value, scale, zero_point]
-        quantize = ir.Node("", "QuantizeLinear", given, name=f"{integers}_node")
-        _name(quantize, integers, grid.dtype, value.shape)
-        real = self._names.fresh(f"{value.name}_dequantized")
+        quantize = ir.Node("", "QuantizeLinear", given, name=integers)
+        quantize.outputs[0].name = integers
+        real = self._names.fresh(f"{value.name}_dq")
         dequantize = self._dequantize(quantize.outputs[0], scale, zero_point, real)
-        dequantize.outputs[0].shape = value.shape
         if before is not None:
             graph.insert_before(before, [quantize, dequantize])
         else:
@@ -153,8 +153,8 @@ class Insertion:
         self, integers: ir.Value, scale: ir.Value, zero_point: ir.Value | None, name: str | None
     ) -> ir.Node:
         given = [integers, scale] if zero_point is None else [integers, scale, zero_point]
-        node = ir.Node("", "DequantizeLinear", given, name=f"{name}_node")
-        _name(node, name, scale.dtype or ir.DataType.FLOAT, integers.shape)
+        node = ir.Node("", "DequantizeLinear", given, name=name)
+        node.outputs[0].name = name
         return node
 
     def _leave(self, output: ir.Value, layer: Layer) -> None:
@@ -232,8 +232,9 @@ class Insertion:
             inputs.pop()
         if len(inputs) == 1:
             return None
-        node = ir.Node("", "Clip", inputs, name=name)
-        _name(node, self._names.fresh(f"{integers.name}_clipped"), grid.dtype, integers.shape)
+        written = self._names.fresh(f"{integers.name}_clipped")
+        node = ir.Node("", "Clip", inputs, name=name or written)
+        node.outputs[0].name = written
         return node
 
     def _on_integers(self, layer: Layer) -> None:
@@ -251,9 +252,8 @@ class Insertion:
         else:
             made = self._moved(layer, source.integers, grid)
         integers = source.integers if made is None else made.outputs[0]
-        name = self._names.fresh(f"{output.name}_dequantized")
+        name = self._names.fresh(f"{output.name}_dq")
         real = self._dequantize(integers, source.scale, source.zero_point, name)
-        real.outputs[0].shape = output.shape
         graph.insert_after(node, [real] if made is None else [made, real])
         pair = Quantized(integers, real.outputs[0], source.scale, source.zero_point)
         self._quantized[output, graph] = pair
@@ -279,9 +279,8 @@ class Insertion:
                 new.append(clip)
                 integers = clip.outputs[0]
         scale, zero_point = self._grid(grid, graph, output.name or "value")
-        name = self._names.fresh(f"{output.name}_dequantized")
+        name = self._names.fresh(f"{output.name}_dq")
         real = self._dequantize(integers, scale, zero_point, name)
-        real.outputs[0].shape = output.shape
         graph.insert_after(node, [*new, real])
         pair = Quantized(integers, real.outputs[0], scale, zero_point)
         self._quantized[output, graph] = pair
@@ -305,8 +304,8 @@ class Insertion:
             inputs[2:3] = [add_initializer(self._graph(layer), name, stored)]
         made = ir.Node("", node.op_type, inputs, list(node.attributes.values()), name=node.name)
         made.metadata_props.update(node.metadata_props)
-        name = self._names.fresh(f"{node.outputs[0].name}_quantized")
-        _name(made, name, grid.dtype, node.outputs[0].shape)
+        name = self._names.fresh(f"{node.outputs[0].name}_q")
+        made.outputs[0].name = name
         return made
 
     def _constant(self, layer: Layer, index: int) -> None:
@@ -379,9 +378,7 @@ class Insertion:
             integers = add_initializer(home, self._names.fresh(f"{name}_quantized"), stored)
             self._integers[value, id(grid)] = integers
         scale, zero_point = self._grid(grid, graph, name)
-        node = self._dequantize(
-            integers, scale, zero_point, self._names.fresh(f"{name}_dequantized")
-        )
+        node = self._dequantize(integers, scale, zero_point, self._names.fresh(f"{name}_dq"))
         if grid.axis is not None:
             node.attributes["axis"] = ir.AttrInt64("axis", grid.axis)
         if grid.block_size:
@@ -398,10 +395,19 @@ class Insertion:
             if grid.dtype != ir.DataType.INT32:
                 points = np.zeros(grid.scale.shape, np.int32)
                 points = points if grid.zero_point is None else grid.zero_point
-                tensor = _tensor(points.astype(grid.dtype.numpy()), grid.dtype)
-                zero = add_initializer(graph, self._names.fresh(f"{name}_zero_point"), tensor)
+                zero = self._zero_point(points, grid.dtype, graph)
             self._parameters[key] = (scale, zero)
         return self._parameters[key]
+
+    def _zero_point(self, points: Array, dtype: ir.DataType, graph: ir.Graph) -> ir.Value:
+        """Return a constant that all grids with the same zero points share."""
+        key = (dtype, points.shape, points.tobytes(), graph)
+        if key not in self._zero_points:
+            kind = "x".join(map(str, points.shape)) or str(int(points))
+            name = self._names.fresh(f"zero_point_{dtype.name.lower()}_{kind}")
+            tensor = _tensor(points.astype(dtype.numpy()), dtype)
+            self._zero_points[key] = add_initializer(graph, name, tensor)
+        return self._zero_points[key]
 
 
 def _is_quantized(output: ir.Value) -> bool:
@@ -410,9 +416,3 @@ def _is_quantized(output: ir.Value) -> bool:
 
 def _tensor(stored: Array, dtype: ir.DataType) -> ir.TensorProtocol:
     return ir.Tensor(np.ascontiguousarray(stored).reshape(stored.shape), dtype=dtype)
-
-
-def _name(node: ir.Node, name: str | None, dtype: ir.DataType, shape: ir.Shape | None) -> None:
-    node.outputs[0].name = name
-    node.outputs[0].type = ir.TensorType(dtype)
-    node.outputs[0].shape = shape
