@@ -104,7 +104,14 @@ class Matches:
                         self._named.setdefault(value.name, []).append((scope, value))
 
     def of(self, layer: Layer) -> tuple[Scope, ir.Value] | None:
-        """Return the value, by its name or by the name of a node that reads it."""
+        """Return the value as it is before it is rounded.
+
+        It is found by its name, or by the name of a node that reads it.
+        """
+        found = self._found(layer)
+        return None if found is None else (found[0], _unrounded(found[1]))
+
+    def _found(self, layer: Layer) -> tuple[Scope, ir.Value] | None:
         found = self._values.get(layer.scope.at(layer.value.name))
         if found is not None:
             return found
@@ -121,6 +128,16 @@ class Matches:
             if value is not None and scope is not None and value.producer() is not None:
                 return scope, value
         return None
+
+
+def _unrounded(value: ir.Value) -> ir.Value:
+    """Walk back over a QuantizeLinear and the DequantizeLinear behind it."""
+    producer = value.producer()
+    stored = producer.inputs[0] if producer and is_op(producer, "DequantizeLinear") else None
+    writer = None if stored is None else stored.producer()
+    if writer is None or not is_op(writer, "QuantizeLinear") or writer.inputs[0] is None:
+        return value
+    return writer.inputs[0]
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class CorrectBias(Pass):
         reference: The float model's file; None: the model as it was before the `quantize` (or
             `quantize_weights`, `quantize_dynamic`) of the same run.
         stages: In how many stages layers are corrected, at most: each takes a run over the
-            samples.
+            samples up to its layers. Of layers in one stage that follow each other, the later ones
+            are corrected for errors that the earlier ones have lost.
         samples: The most samples that are run.
         include: Globs on layers of the float model.
         exclude: Globs that keep layers out.
@@ -68,8 +69,8 @@ class CorrectBias(Pass):
     effect: ClassVar[Effect] = Effect.LOSSY
 
     reference: str | None = None
-    stages: int = 8
-    samples: int = 512
+    stages: int = 32
+    samples: int = 256
     include: Globs = "*"
     exclude: Globs = ""
     op_types: str | tuple[str, ...] | None = None
