@@ -128,54 +128,68 @@ def least_divergence(
     known = counts.astype(np.float64)
     # Whether a number is exactly 0 costs no level: bin 0 is left out, or it outweighs all others.
     known[-first] = 0.0
-    start, stop = _least_divergent(known, -first, levels)
+    start, stop = _Divergence(known, levels).least(-first)
     width = histogram.width
     if symmetric:
         return -stop * width, stop * width
     return (first + start) * width, (first + stop) * width
 
 
-def _least_divergent(counts: Array, zero: int, levels: int) -> tuple[int, int]:
-    """Return the run of bins (start, stop) around bin 0, each end moved in turn."""
-    stops = _places(zero + 1, counts.size)
-    starts = [zero - place for place in _places(0, zero)]
-    start, stop = 0, counts.size
-    for _ in range(2 if zero and zero + 1 < counts.size else 1):
-        stop = min(
-            (place for place in stops if place - start >= levels),
-            key=lambda place: _divergence(counts, start, place, levels),
-            default=stop,
-        )
-        start = min(
-            (place for place in starts if stop - place >= levels),
-            key=lambda place: _divergence(counts, place, stop, levels),
-            default=start,
-        )
-    return start, stop
+class _Divergence:
+    """Divergences after clipping, from running sums: each costs as much as there are levels."""
+
+    def __init__(self, counts: Array, levels: int) -> None:
+        self._counts, self._levels = counts, levels
+        self._sums = np.concatenate([[0.0], np.cumsum(counts)])
+        self._held = np.concatenate([[0.0], np.cumsum(counts > 0)])
+        self._logs = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])
+
+    def least(self, zero: int) -> tuple[int, int]:
+        """Return the run of bins (start, stop) around bin 0, each end moved in turn."""
+        size = self._counts.size
+        start, stop = 0, size
+        for _ in range(2 if zero and zero + 1 < size else 1):
+            stops = _places(max(zero + 1, start + self._levels), size)
+            stop = int(stops[np.argmin(self.of(np.full_like(stops, start), stops))])
+            starts = zero - _places(max(0, zero - stop + self._levels), zero)
+            starts = starts[stop - starts >= self._levels]
+            if starts.size:
+                start = int(starts[np.argmin(self.of(starts, np.full_like(starts, stop)))])
+        return start, stop
+
+    def of(self, starts: Array, stops: Array) -> Array:
+        """Return sum P log(P / Q) for runs of bins, of shape (K,)."""
+        total = self._sums[-1]
+        if not total:
+            return np.zeros(starts.size)
+        edges = np.arange(self._levels + 1) * (stops - starts)[:, None]
+        edges = starts[:, None] - (-edges // self._levels)
+        inside, held = np.diff(self._sums[edges]), np.diff(self._held[edges])
+        kept = inside.sum(axis=1)
+        reference, entropy = inside.copy(), self._logs[stops] - self._logs[starts]
+        for end, level, beyond in (
+            (starts, 0, self._sums[starts]),
+            (stops - 1, -1, total - self._sums[stops]),
+        ):
+            # What lies beyond is added to the last bin, which may have been empty.
+            last = self._counts[end]
+            entropy += _x_log_x(last + beyond) - _x_log_x(last)
+            reference[:, level] += beyond
+            held[:, level] += (last == 0) & (beyond > 0)
+        # What only outliers fill is stored as nothing; but log 0 would forbid all clipping.
+        stored = inside / np.maximum(held, 1) / np.maximum(kept, 1)[:, None]
+        stored = np.maximum(stored, 1e-4 / total)
+        cross = (reference * np.log(stored)).sum(axis=1)
+        found: Array = np.where(kept > 0, (entropy - cross) / total - np.log(total), np.inf)
+        return found
 
 
-def _places(least: int, most: int) -> list[int]:
+def _x_log_x(numbers: Array) -> Array:
+    return numbers * np.log(np.maximum(numbers, 1.0))
+
+
+def _places(least: int, most: int) -> Array:
     """Places of an end, the farthest first: of equally good ones that is taken."""
-    places = np.linspace(most, least, _CLIPPINGS).round().astype(int)
-    return list(dict.fromkeys(map(int, places)))
-
-
-def _divergence(counts: Array, start: int, stop: int, levels: int) -> float:
-    inside = counts[start:stop]
-    reference = inside.copy()
-    reference[0] += counts[:start].sum()
-    reference[-1] += counts[stop:].sum()
-    held = reference > 0
-    if not held.any():
-        return 0.0
-    runs = np.arange(inside.size) * levels // inside.size
-    totals = np.bincount(runs, inside, levels)
-    spread = np.bincount(runs, held, levels)
-    stored = (totals / np.maximum(spread, 1))[runs]
-    total, kept = reference.sum(), inside.sum()
-    if not kept:
-        return float("inf")
-    # What only outliers fill is stored as nothing: smoothed, as log 0 would forbid all clipping.
-    share = np.maximum(stored[held] / kept, 1e-4 / total)
-    expected = reference[held] / total
-    return float((expected * np.log(expected / share)).sum())
+    if least > most:
+        return np.zeros(0, np.int64)
+    return np.linspace(most, least, _CLIPPINGS).round().astype(np.int64)

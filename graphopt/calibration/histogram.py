@@ -74,14 +74,14 @@ class Histogram:
 
     def update(self, batch: Array) -> None:
         """See one more batch."""
-        room = _Room(np.dtype(np.float32))
+        room: _Room | None = None
         for block, low, high, masked in blocks(batch):
             self.masked += masked
             if not block.size:
                 continue
             self._include(low, high)
-            if room.dtype != block.dtype:
-                room = _Room(block.dtype)
+            if room is None:
+                room = _Room(block.dtype, min(BLOCK, batch.size))
             first, last = self._bin(low), self._bin(high)
             counts = room.count(block, self.exponent, first, last - first + 1)
             start = self.bins - 1 + first
@@ -148,11 +148,10 @@ class Histogram:
 class _Room:
     """Arrays that counting blocks needs, used again for each of them."""
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self._scaled = np.empty(BLOCK, dtype)
-        self._index = np.empty(BLOCK, np.intp)
-        self._offsets = np.empty(BLOCK, dtype)
+    def __init__(self, dtype: np.dtype[Any], size: int) -> None:
+        self._scaled = np.empty(size, dtype)
+        self._index = np.empty(size, np.intp)
+        self._offsets = np.empty(size, dtype)
         self._laid_out: tuple[int, int] | None = None
 
     def count(self, block: Array, exponent: int, first: int, size: int) -> Array:
