@@ -3,10 +3,10 @@
     python benchmarks/quantize.py [--models GLOB ...] [--tools GLOB ...] [--stages latency]
     python benchmarks/quantize.py --report-only --summary
 
-Per model and tool: the task's metric on held-out data, seconds and peak memory of the tool (whole
-processes, imports included), the size of the file, the float operators that ONNX Runtime's
-optimized graph still has, and the latency relative to the float model's at two batch sizes (medians
-of interleaved rounds, both sessions in one process, one thread).
+Per model and tool: the task's metric on held-out data, seconds of the tool (without imports) and
+its peak memory, the size of the file, the float operators that ONNX Runtime's optimized graph
+still has, and the latency relative to the float model's at two batch sizes (medians of interleaved
+rounds, both sessions in one process, one thread).
 
 What is measured is kept as it is made, and not measured again unless `--again` says so; failures
 too. A model, peer or data set that this machine lacks is named and skipped. `--shared` is a folder

@@ -9,6 +9,7 @@ PLACES is two folders, joined by a colon: `--shared` and `--cache`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -60,7 +61,7 @@ def quantize(task: Task, tool: str, out: str) -> Answer:
     logging.disable(logging.WARNING)
     arrays = task.calibration()
     samples = [task.cut(arrays, place, place + 1) for place in range(task.count(arrays))]
-    __import__(PEERS[tool].module)
+    importlib.import_module(PEERS[tool].module)
     start, cpu = time.perf_counter(), time.process_time()
     PEERS[tool].job(str(task.model), out, samples, task)
     return {
