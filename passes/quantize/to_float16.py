@@ -28,6 +28,7 @@ class ToFloat16(MixedPrecision):
       that (carried on by additions, products and the like), as a written-out normalization does;
     - ONNX, in the opset of the model, has no such operator in float16.
 
+    The weights of such nodes are stored as float16 behind a Cast all the same, where they fit.
     A mask that is added to attention scores before a Softmax (-3.4e38) is cut off at half of the
     largest number, 32752, so that a score can still be added to it.
 
@@ -40,8 +41,8 @@ class ToFloat16(MixedPrecision):
         exclude: Globs that keep nodes out.
         op_types: Only these operators; None: all.
         target: "generic": what ONNX allows. "ort-cpu", "ort-cuda": what this provider has a
-            float16 kernel for; other nodes stay float32, with their weights stored as float16
-            behind a Cast that ONNX Runtime folds when a session starts. "auto": "generic".
+            float16 kernel for; other nodes stay float32 and are not declined: ONNX Runtime folds
+            the casts of their weights when a session starts. "auto": "generic".
 
     Raises:
         GraphoptError: The target is none of those, or the installed ONNX Runtime lacks it.

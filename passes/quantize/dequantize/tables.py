@@ -105,7 +105,7 @@ def _joined(
     """Read rows, scales and zero points that are picked alike, or are the same for all rows."""
     source, picks = _picked(rows)
     stored = constant(source)
-    if stored is None or not stored.dtype.is_integer() or len(stored.shape) != 2:
+    if stored is None or not stored.dtype.is_integer() or len(stored.shape) < 2:
         return None
     one, point = constant(scale), constant(zero_point)
     if one is not None:
@@ -116,7 +116,8 @@ def _joined(
         return None
     if block_size:
         return _Table(stored, factors, points, 1, block_size, picks)
-    if not per_row or tuple(factors.shape.numpy()) != (stored.shape.numpy()[0], 1):
+    rows_alone = (stored.shape.numpy()[0], *[1] * (len(stored.shape) - 1))
+    if not per_row or tuple(factors.shape.numpy()) != rows_alone:
         return None
     return _Table(stored, factors, points, 0, 0, picks)
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from graphopt.rewrite.constants import constant, is_op, nbytes
+from graphopt.rewrite.layers import Role, slot
+
+_PASSING = ("Identity", "Transpose", "Cast", "Reshape", "DequantizeLinear", "Unsqueeze")
+_LONGEST = 4
 
 
 def kind(node: ir.Node) -> str:
@@ -17,20 +21,28 @@ def kind(node: ir.Node) -> str:
 
 
 def weight_bytes(node: ir.Node) -> int:
-    """Bytes of the constants that a node reads, also behind a Transpose, Cast or the like."""
-    return sum(_bytes(value) for value in node.inputs)
+    """Bytes of the weights that a node multiplies with, or picks rows of."""
+    return sum(_weight_bytes(node, index) for index in range(len(node.inputs)))
 
 
-def _bytes(value: ir.Value | None, depth: int = 4) -> int:
-    tensor = constant(value)
-    if tensor is not None:
-        return nbytes(tensor)
-    producer = None if value is None else value.producer()
-    if producer is None or not depth:
+def _weight_bytes(node: ir.Node, index: int) -> int:
+    tensor = _held(node.inputs[index])
+    if tensor is None:
         return 0
-    if is_op(producer, "Identity", "Transpose", "Cast", "Reshape", "DequantizeLinear", "Unsqueeze"):
-        return _bytes(producer.inputs[0], depth - 1)
-    return 0
+    found = slot(node, index, len(tensor.shape))
+    weighs = found is not None and found.role in (Role.WEIGHT, Role.EMBEDDING)
+    return nbytes(tensor) if weighs else 0
+
+
+def _held(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The constant behind a value, also behind a Transpose, Cast or the like."""
+    for _ in range(_LONGEST):
+        tensor = constant(value)
+        producer = None if value is None else value.producer()
+        if tensor is not None or producer is None or not is_op(producer, *_PASSING):
+            return tensor
+        value = producer.inputs[0]
+    return None
 
 
 def _convolution(node: ir.Node) -> str:

@@ -84,7 +84,7 @@ class _Search:
         for name, forms in self._rivals().items():
             damage = self.lab.damage(forms, quick=True)
             if damage.failure is not None:
-                self._note(name, forms, damage, None, "does not run")
+                self._note(name, forms, damage, None, damage.failure)
             elif self.lab.out_of_time and found:
                 self._note(name, forms, damage, None, "no time left")
             else:

@@ -133,12 +133,15 @@ class _Conversion:
         if self.target != "generic":
             self._note_constants(node)
         if isinstance(found, str):
-            if not self._is_only_stored(node):
+            self._note_constants(node)
+            # A target computes in the type where it can; that it cannot elsewhere is no news.
+            if self.target == "generic":
                 yield Declined(address(node, scope), found)
             return
         clamp = limits.clamp_for(node, self.work.dtype) if self.narrow else None
         problem = self._problem(node, found, clamp)
         if problem is not None:
+            self._note_constants(node)
             yield Declined(address(node, scope), problem)
             return
         if not self._fits_target(node, version, found):
@@ -168,9 +171,6 @@ class _Conversion:
         if node in self.growing:
             return self.growing[node]
         return limits.activation_problem(node, self.ranges, self.work.dtype)
-
-    def _is_only_stored(self, node: ir.Node) -> bool:
-        return self.target != "generic" and any(value in self.storable for value in node.inputs)
 
     def _fits_target(self, node: ir.Node, version: int, found: Positions) -> bool:
         if self.target == "generic":

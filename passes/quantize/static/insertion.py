@@ -70,6 +70,8 @@ class Insertion:
         self._quantized: dict[tuple[ir.Value, ir.Graph], Quantized] = {}
         self._parameters: dict[tuple[int, ir.Graph], tuple[ir.Value, ir.Value | None]] = {}
         self._integers: dict[tuple[ir.Value, int], ir.Value] = {}
+        # Keys hold the identity of grids: no later grid may come to lie where one has lain.
+        self._kept_alive: list[Grid] = []
         self._weights: dict[tuple[ir.Value, int, ir.Graph], ir.Value] = {}
         self._zero_points: dict[tuple[ir.DataType, object, bytes, ir.Graph], ir.Value] = {}
         # Layers are planned on values that earlier edits may have replaced.
@@ -354,6 +356,7 @@ class Insertion:
     def _store(self, value: ir.Value, grid: Grid, layer: Layer, index: int) -> None:
         """Let a layer read a constant from integers; the float one goes with its last reader."""
         graph = self._graph(layer)
+        self._kept_alive.append(grid)
         key = (value, id(grid), graph)
         real = self._weights.get(key)
         if real is None:

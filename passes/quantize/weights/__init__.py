@@ -14,6 +14,7 @@ from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.pipeline.snapshot import snapshot
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.selection import Globs
+from graphopt.rewrite.shapes import Shapes
 from passes.quantize.weights import choice, opset, storage
 from passes.quantize.weights.candidates import Candidate, candidates
 from passes.quantize.weights.sharing import Granularity
@@ -44,7 +45,8 @@ class QuantizeWeights(Pass):
 
     A table whose rows a Gather picks keeps integers of 8 bits (ONNX Runtime picks none of 4) with
     one scale per row; rows are picked as integers and made real behind. The output layer that
-    reads the same table is served from the same integers.
+    reads the same table is served from the same integers, as a product that is folded, or with
+    "matmulnbits" as one of integers.
 
     Left as they are: biases and normalizations, weights that are quantized already or that the
     caller may override, weights under `min_size`, and what would not get smaller. The float weight
@@ -126,6 +128,13 @@ class QuantizeWeights(Pass):
     def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
         """Yield one rewrite per weight, behind the one that raises the opset where that must be."""
         context.cache.setdefault("quantize.reference", snapshot(model))
+        _forget(model)
+        try:
+            yield from self._all(model, context)
+        finally:
+            _forget(model)
+
+    def _all(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
         found = list(candidates(model, self))
         if not found:
             wanted = self.include if isinstance(self.include, str) else ", ".join(self.include)
@@ -135,19 +144,13 @@ class QuantizeWeights(Pass):
         raising = opset.raising(model, wanted_opset)
         if isinstance(raising, Rewrite):
             yield raising
+            _forget(model)
             found = list(candidates(model, self))  # the raise makes new nodes
         elif raising is not None:
             found = list(candidates(model, self, at_most=raising))
-        Names.forget(model)
-        try:
-            for done, item in enumerate(found):
-                context.progress("quantize_weights", done, len(found))
-                if isinstance(item, Declined):
-                    yield item
-                else:
-                    yield self._rewrite(model, item)
-        finally:
-            Names.forget(model)
+        for done, item in enumerate(found):
+            context.progress("quantize_weights", done, len(found))
+            yield item if isinstance(item, Declined) else self._rewrite(model, item)
 
     def _rewrite(self, model: ir.Model, candidate: Candidate) -> Rewrite | Declined:
         weight, at = candidate.weight, candidate.weight.at
@@ -169,3 +172,8 @@ class QuantizeWeights(Pass):
                 "bytes after": after,
             },
         )
+
+
+def _forget(model: ir.Model) -> None:
+    Names.forget(model)
+    Shapes.forget(model)

@@ -14,9 +14,9 @@ from graphopt.rewrite.layers import Role
 from graphopt.rewrite.opsets import QUANTIZE_BLOCKS, QUANTIZE_CHANNELS
 from graphopt.rewrite.selection import selects
 from graphopt.rewrite.weights import Unusable, Use, Weight, weights
-from passes.quantize.weights import choice, rows
+from passes.quantize.weights import choice, rows, tied
 from passes.quantize.weights.choice import Form, form_for
-from passes.quantize.weights.readers import Products, products
+from passes.quantize.weights.readers import products
 from passes.quantize.weights.sharing import Sharing, grid_of, is_table, sharing
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def candidates(
         wish: The pass.
         at_most: The opset that cannot be exceeded; None: it can be raised.
     """
-    for found in weights(model, roles=_ROLES):
+    for found in list(weights(model, roles=_ROLES)):
         if isinstance(found, Unusable):
             yield Declined(found.at, found.why)
             continue
@@ -109,7 +109,7 @@ def candidates(
             other = found.uses[chosen.index(False)]
             yield Declined(found.at, f"shared by {_name(other)}, which is left out")
             continue
-        yield _candidate(found, wish, at_most)
+        yield _candidate(model, found, wish, at_most)
 
 
 def _is_chosen(use: Use, weight: Weight, wish: QuantizeWeights) -> bool:
@@ -122,7 +122,9 @@ def _name(use: Use) -> str:
     return use.scope.at(use.node.name or use.node.outputs[0].name)
 
 
-def _candidate(weight: Weight, wish: QuantizeWeights, at_most: int | None) -> Candidate | Declined:
+def _candidate(
+    model: ir.Model, weight: Weight, wish: QuantizeWeights, at_most: int | None
+) -> Candidate | Declined:
     why = _objection(weight, wish.min_size)
     if why is not None:
         return Declined(weight.at, why)
@@ -131,6 +133,8 @@ def _candidate(weight: Weight, wish: QuantizeWeights, at_most: int | None) -> Ca
         dtype = ir.DataType.INT8 if dtype.is_signed() else ir.DataType.UINT8
     shared = sharing(weight, wish.sharing, wish.block_size)
     form = form_for(weight, dtype, shared) if wish.form == "auto" else wish.form
+    if form == "matmulnbits" and is_table(weight) and not _ties(model, weight, dtype, shared, wish):
+        form = "folded"
     candidate = Candidate(weight, dtype, shared, form, wish.block_size)
     why = _form_objection(candidate)
     if why is None and at_most is not None and candidate.opset > at_most:
@@ -159,13 +163,19 @@ def _form_objection(candidate: Candidate) -> str | None:
     weight, form = candidate.weight, candidate.form
     if form == "matmulnbits":
         found = products(weight)
-        return found if isinstance(found, str) else _packed_objection(candidate, found)
+        if isinstance(found, str):
+            return found
+        return choice.packed_objection(found, candidate.dtype, candidate.shared)
     if form == "dequantize" and weight.dtype not in choice.DEQUANTIZED:
         return f"DequantizeLinear gives no {weight.dtype.name}"
     return None
 
 
-def _packed_objection(candidate: Candidate, found: Products) -> str | None:
-    if is_table(candidate.weight):
-        return "a Gather picks rows of it"
-    return choice.packed_objection(found, candidate.dtype, candidate.shared)
+def _ties(
+    model: ir.Model, weight: Weight, dtype: ir.DataType, shared: Sharing, wish: QuantizeWeights
+) -> bool:
+    """Whether a table can be packed for its products, and its rows be picked all the same."""
+    found = products(weight)
+    if isinstance(found, str) or choice.packed_objection(found, dtype, shared) is not None:
+        return False
+    return tied.objection(model, weight, found, wish.block_size) is None

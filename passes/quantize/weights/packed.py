@@ -79,7 +79,9 @@ def _packed(numbers: Array, bits: int) -> Array:
     return np.asarray(numbers[..., ::2] | (numbers[..., 1::2] << 4), np.uint8)
 
 
-def store(model: ir.Model, weight: Weight, grid: Grid, products: Products, block_size: int) -> None:
+def store(
+    model: ir.Model, weight: Weight, grid: Grid, products: Products, block_size: int
+) -> ir.Value:
     """Let MatMulNBits take the place of the matrix products that read a weight.
 
     Args:
@@ -88,6 +90,9 @@ def store(model: ir.Model, weight: Weight, grid: Grid, products: Products, block
         grid: Its grid.
         products: Its readers.
         block_size: Into what blocks it is cut where the grid has none.
+
+    Returns:
+        The packed integers.
     """
     packing = _packing(weight, grid, products, block_size)
     transposed = products.transposed
@@ -113,6 +118,7 @@ def store(model: ir.Model, weight: Weight, grid: Grid, products: Products, block
     owner = model if weight.scope.function is None else weight.scope.function
     model.opset_imports.setdefault(DOMAIN, 1)
     owner.opset_imports.setdefault(DOMAIN, 1)
+    return stored
 
 
 def _packing(weight: Weight, grid: Grid, products: Products, block_size: int) -> Packing:

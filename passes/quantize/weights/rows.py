@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.model.scopes import Scope
@@ -58,7 +59,7 @@ def store(model: ir.Model, weight: Weight, grid: Grid, *, every_time: bool) -> N
     scale = builder.constant("scale", ir.Tensor(factors))
     points = zero_points(grid, factors.shape)
     zero_point = None if points is None else builder.constant("zero_point", points)
-    table = _Table(model, stored, scale, zero_point)
+    table = Table(model, stored, scale, zero_point)
     for use in pickers(weight):
         table.serve(use.node, use.scope, dtype_at(use, weight))
     if is_unused(weight.value):
@@ -71,27 +72,42 @@ def store(model: ir.Model, weight: Weight, grid: Grid, *, every_time: bool) -> N
     take_over(weight, value)
 
 
-class _Table:
+class Table:
     """A table that is stored as integers.
 
     Args:
         model: The model.
-        stored: The integers, (rows, columns).
-        scale: One number for each row, (rows, 1), or one for all, ().
-        zero_point: Of the scale's shape, or None.
+        stored: The integers, (rows, columns), or (rows, blocks, columns of a block).
+        scale: One number for each row, (rows, 1) or (rows, 1, 1), or one for all, ().
+        zero_point: Likewise; None: 0.
+        columns: How many columns blocks are joined to.
     """
 
     def __init__(
-        self, model: ir.Model, stored: ir.Value, scale: ir.Value, zero_point: ir.Value | None
+        self,
+        model: ir.Model,
+        stored: ir.Value,
+        scale: ir.Value,
+        zero_point: ir.Value | None,
+        *,
+        columns: int | None = None,
     ) -> None:
         self._model = model
         self._stored = stored
         self._scale = scale
         self._zero_point = zero_point
+        self._columns = columns
         self._real = scale.dtype or ir.DataType.FLOAT
 
-    def serve(self, node: ir.Node, scope: Scope, dtype: ir.DataType) -> None:
-        """Let a Gather along axis 0 pick integers; `dtype` is the type of its result."""
+    def serve(self, node: ir.Node, scope: Scope, dtype: ir.DataType, rank: int = 0) -> None:
+        """Let a Gather along axis 0 pick integers.
+
+        Args:
+            node: The Gather.
+            scope: Where it stands.
+            dtype: The type of its result.
+            rank: That of what says which rows, for a table of blocks.
+        """
         base = node.name or node.outputs[0].name or "rows"
         builder, picks = Builder(self._model, scope, node, base), node.inputs[1]
 
@@ -100,7 +116,12 @@ class _Table:
                 return value
             return builder.node("Gather", [value, picks], suffix, value.dtype or self._real)
 
-        replace(node.outputs[0], self._scaled(builder, picked, dtype))
+        value = self._scaled(builder, picked, dtype)
+        if self._columns is not None:
+            target = np.array([0] * rank + [self._columns], np.int64)
+            joined = builder.constant("shape", ir.Tensor(target))
+            value = builder.node("Reshape", [value, joined], "joined", dtype)
+        replace(node.outputs[0], value)
         remove(node)
 
     def as_product(self, builder: Builder, dtype: ir.DataType) -> ir.Value:

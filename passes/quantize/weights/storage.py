@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from graphopt.rewrite.grid import Grid
 from graphopt.rewrite.uses import is_unused, remove_unread
-from passes.quantize.weights import folded, packed, rows
+from passes.quantize.weights import folded, packed, rows, tied
 from passes.quantize.weights import products as fused
 from passes.quantize.weights.candidates import Candidate
 from passes.quantize.weights.readers import Products, products
@@ -16,10 +16,13 @@ from passes.quantize.weights.sharing import is_table
 def store(model: ir.Model, candidate: Candidate, grid: Grid) -> None:
     """Store a weight in the form that was chosen."""
     weight = candidate.weight
-    if is_table(weight):
-        rows.store(model, weight, grid, every_time=candidate.form == "dequantize")
-        return
     found = products(weight)
+    if is_table(weight):
+        if candidate.form == "matmulnbits" and isinstance(found, Products):
+            tied.store(model, weight, grid, found, candidate.block_size)
+        else:
+            rows.store(model, weight, grid, every_time=candidate.form == "dequantize")
+        return
     if candidate.form == "folded" or not weight.uses:
         folded.store(model, weight, grid)
     elif candidate.form == "matmulnbits" and isinstance(found, Products):
