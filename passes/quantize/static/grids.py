@@ -216,10 +216,10 @@ def _with_room_for_biases(
 
 def bias_of(layer: Layer) -> Array | None:
     """Return the constant bias of a layer."""
-    index = layer.rule.bias
-    if layer.rule.kind != Kind.COMPUTE or index is None or len(layer.node.inputs) <= index:
+    place = layer.bias
+    if layer.rule.kind != Kind.COMPUTE or place is None:
         return None
-    bias = array(layer.node.inputs[index])
+    bias = array(place[0].inputs[place[1]])
     return bias if bias is not None and bias.dtype == np.float32 else None
 
 

@@ -167,7 +167,7 @@ class Insertion:
         # Clip takes no float8, and no runtime has it for other integers: there the clamp stays.
         clips = grid.dtype in (ir.DataType.UINT8, ir.DataType.INT8) and not self._target.clamps
         if clamp is not None and clips and not covers_only(grid, clamp):
-            source = layer.node.outputs[0]
+            source = layer.product
         readers = [(use.node, use.idx) for use in output.uses()]
         pair = self._pair(source, grid, self._graph(layer))
         if source is not output:
@@ -331,14 +331,15 @@ class Insertion:
         bias = bias_of(layer)
         weight = self._grids.weights[value]
         self._store(value, weight, layer, layer.weight)
-        index = layer.rule.bias
-        if bias is None or index is None or not self._target.quantized_bias:
+        place = layer.bias
+        if bias is None or place is None or not self._target.quantized_bias:
             return
         scale = self._input_scale(layer)
         grid = None if scale is None else bias_grid(bias, scale, weight)
-        held = layer.node.inputs[index]
+        node, index = place
+        held = node.inputs[index]
         if grid is not None and held is not None:
-            self._store(held, grid, layer, index)
+            self._store(held, grid, layer, index, node)
 
     def _input_scale(self, layer: Layer) -> Array | None:
         value = self._inputs[layer.node][layer.activations[0]]
@@ -353,7 +354,14 @@ class Insertion:
             return None
         return np.asarray(scale.reshape(()))
 
-    def _store(self, value: ir.Value, grid: Grid, layer: Layer, index: int) -> None:
+    def _store(
+        self,
+        value: ir.Value,
+        grid: Grid,
+        layer: Layer,
+        index: int,
+        reader: ir.Node | None = None,
+    ) -> None:
         """Let a layer read a constant from integers; the float one goes with its last reader."""
         graph = self._graph(layer)
         self._kept_alive.append(grid)
@@ -363,7 +371,7 @@ class Insertion:
             node = self._stored(value, grid, graph)
             graph.insert_before(layer.node, node)
             real = self._weights[key] = node.outputs[0]
-        layer.node.replace_input_with(index, real)
+        (reader or layer.node).replace_input_with(index, real)
         integers = self._integers[value, id(grid)]
         for node, position in [(use.node, use.idx) for use in value.uses()]:
             if is_op(node, "Shape", "Size"):

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from graphopt.model.scopes import Scope
 from graphopt.rewrite.constants import constant, is_op, scalar
 from graphopt.rewrite.selection import address
+from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.uses import only_user
 from passes.quantize.targets.rules import Kind, Rule
 
@@ -24,6 +25,7 @@ class Layer:
         activations: The inputs that are computed.
         constants: The inputs that are constants and no weight: the other summand of an Add.
         weight: The input that holds the weight.
+        sum: An Add behind a MatMul that adds a bias, which the runtime makes part of the layer.
         clamp: A Relu or Clip behind it that the range of its output stands for.
     """
 
@@ -33,7 +35,22 @@ class Layer:
     activations: tuple[int, ...]
     constants: tuple[int, ...] = ()
     weight: int | None = None
+    sum: ir.Node | None = None
     clamp: ir.Node | None = None
+
+    @property
+    def product(self) -> ir.Value:
+        """What it gives in front of its clamp."""
+        return (self.node if self.sum is None else self.sum).outputs[0]
+
+    @property
+    def bias(self) -> tuple[ir.Node, int] | None:
+        """Where its bias is read: a node, and which of its inputs."""
+        if self.sum is not None:
+            return self.sum, 1 if self.sum.inputs[0] is self.node.outputs[0] else 0
+        index = self.rule.bias
+        given = index is not None and len(self.node.inputs) > index
+        return (self.node, index) if given and index is not None else None
 
     @property
     def at(self) -> str:
@@ -43,8 +60,9 @@ class Layer:
     @property
     def outputs(self) -> tuple[ir.Value, ...]:
         """What it gives to others, behind its clamp."""
-        last = self.node if self.clamp is None else self.clamp
-        return tuple(output for output in last.outputs if output.name)
+        if self.clamp is None and self.sum is None:
+            return tuple(output for output in self.node.outputs if output.name)
+        return (self.product if self.clamp is None else self.clamp.outputs[0],)
 
     @property
     def reads(self) -> tuple[ir.Value, ...]:
@@ -89,6 +107,24 @@ def clamp_behind(node: ir.Node) -> ir.Node | None:
     if user is None or user.graph is not node.graph or not is_op(user, "Relu", "Clip"):
         return None
     return user if user.inputs[0] is node.outputs[0] and bounds(user) is not None else None
+
+
+def bias_behind(node: ir.Node, shapes: Shapes) -> ir.Node | None:
+    """Return the Add that adds a bias to a MatMul, where a runtime makes one Gemm of both.
+
+    ONNX Runtime does so where the sizes of both matrices are known; then no fusion is left for
+    a MatMul of integers beside a sum of floats.
+    """
+    user = only_user(node.outputs[0])
+    if not is_op(node, "MatMul") or user is None or not is_op(user, "Add"):
+        return None
+    known = shapes.static_shape(node.inputs[0])
+    weight, added = constant(node.inputs[1]), (constant(value) for value in user.inputs)
+    bias = next((tensor for tensor in added if tensor is not None), None)
+    if known is None or len(known) < 2 or weight is None or bias is None:
+        return None
+    fits = len(weight.shape) == 2 and tuple(bias.shape) == (weight.shape[1],)
+    return user if fits and user.graph is node.graph else None
 
 
 def dequantizes(value: ir.Value | None) -> bool:

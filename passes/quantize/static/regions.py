@@ -85,8 +85,7 @@ class Region:
 
     def _add(self, layer: Layer) -> None:
         self._layers[layer.node] = layer
-        if layer.clamp is not None:
-            self._swallowed.add(layer.clamp)
+        self._swallowed.update(n for n in (layer.sum, layer.clamp) if n is not None)
         for output in layer.outputs:
             self._borne_by[output] = layer
 

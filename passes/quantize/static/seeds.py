@@ -13,7 +13,7 @@ from graphopt.rewrite.constants import constant, is_op
 from graphopt.rewrite.layers import Role, slot
 from graphopt.rewrite.selection import address, selects
 from graphopt.rewrite.shapes import Shapes
-from passes.quantize.static.layers import Layer, clamp_behind, stored_integers
+from passes.quantize.static.layers import Layer, bias_behind, clamp_behind, stored_integers
 from passes.quantize.static.regions import is_real
 from passes.quantize.static.settings import Settings
 from passes.quantize.targets.rules import Kind, Rule
@@ -86,16 +86,25 @@ def _layer(  # noqa: PLR0911 - one return per reason
     weight = stored[0] if stored else None
     if weight is not None and (why := _weight_objection(node, weight)) is not None:
         return why
-    clamp = clamp_behind(node)
-    if clamp is not None and not joins(clamp, scope, settings):
-        clamp = None
-    layer = Layer(node, scope, rule, activations, weight=weight, clamp=clamp)
+    added, clamp = _behind(node, weight, scope, settings, shapes)
+    layer = Layer(node, scope, rule, activations, weight=weight, sum=added, clamp=clamp)
     for value in (*layer.reads, *layer.outputs):
         if not is_real(value, shapes):
             return f"{value.name!r} is of no type that can be quantized"
         if (why := objection(value)) is not None:
             return why
     return layer
+
+
+def _behind(
+    node: ir.Node, weight: int | None, scope: Scope, settings: Settings, shapes: Shapes
+) -> tuple[ir.Node | None, ir.Node | None]:
+    """Return the sum with a bias and the clamp behind a node that belong to its layer."""
+    added = bias_behind(node, shapes) if weight == 1 else None
+    if added is not None and not joins(added, scope, settings):
+        added = None
+    clamp = clamp_behind(node if added is None else added)
+    return added, clamp if clamp is not None and joins(clamp, scope, settings) else None
 
 
 def joins(node: ir.Node, scope: Scope, settings: Settings) -> bool:

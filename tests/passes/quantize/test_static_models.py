@@ -343,3 +343,18 @@ def test_half_precision_is_widened_for_the_cpu() -> None:
     onnx.checker.check_model(ir.to_proto(kept), full_check=True)
     scales = {v.dtype for v in kept.graph.initializers.values() if "scale" in v.name}
     assert scales == {ir.DataType.FLOAT16}
+
+
+@pytest.mark.parametrize("batch", ["N", "16"])
+def test_the_bias_behind_a_product_does_not_keep_it_float(batch: str) -> None:
+    # With sizes that are known, ONNX Runtime makes a Gemm of the product and the sum.
+    model = parse(
+        f"""main (float[{batch},4,8] x) => (float[{batch},4,6] y) {{
+            p = MatMul(x, w) s = Add(b, p) r = Relu(s) q = MatMul(r, v) y = Add(q, d) }}""",
+        {"w": normal(8, 5), "b": normal(5), "v": normal(5, 6), "d": normal(6)},
+    )
+    feeds = {"x": normal(16, 4, 8)}
+    result, _ = quantized(model, feeds)
+    assert sqnr(run(model, feeds)["y"], run(result, feeds)["y"]) > 30
+    left = {operator.op_type for operator in left_float(result)}
+    assert left <= {"Add", "Relu", "Reshape"}
