@@ -14,7 +14,7 @@ from graphopt.rewrite.layers import Role
 from graphopt.rewrite.opsets import QUANTIZE_BLOCKS, QUANTIZE_CHANNELS
 from graphopt.rewrite.selection import selects
 from graphopt.rewrite.weights import Unusable, Use, Weight, weights
-from passes.quantize.weights import choice, rows, tied
+from passes.quantize.weights import choice, packed, rows, tied
 from passes.quantize.weights.choice import Form, form_for
 from passes.quantize.weights.readers import products
 from passes.quantize.weights.sharing import Sharing, grid_of, is_table, sharing
@@ -38,14 +38,14 @@ class Candidate:
         dtype: Its integers.
         shared: What shares a scale.
         form: How readers get real numbers.
-        block_size: Into what blocks a form cuts that needs some, where scales do not.
+        packing: What is asked of MatMulNBits.
     """
 
     weight: Weight
     dtype: ir.DataType
     shared: Sharing
     form: Form
-    block_size: int
+    packing: packed.Wish
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,7 +81,7 @@ class Candidate:
         size, bits = self.weight.tensor.size, int(self.dtype.bitwidth)
         scales = self.shared.count(self.shape)
         if self.form == "matmulnbits" and not self.shared.block_size:
-            scales = -(-size // self.block_size)
+            scales = -(-size // self.packing.block_size)
         has_points = not symmetric or not self.dtype.is_signed()
         wide = self.weight.dtype == ir.DataType.DOUBLE
         points = -(-scales * bits // 8) if has_points else 0
@@ -135,7 +135,7 @@ def _candidate(
     form = form_for(weight, dtype, shared) if wish.form == "auto" else wish.form
     if form == "matmulnbits" and is_table(weight) and not _ties(model, weight, dtype, shared, wish):
         form = "folded"
-    candidate = Candidate(weight, dtype, shared, form, wish.block_size)
+    candidate = Candidate(weight, dtype, shared, form, wish.packing)
     why = _form_objection(candidate)
     if why is None and at_most is not None and candidate.opset > at_most:
         if wish.form == "auto" and form != "folded":

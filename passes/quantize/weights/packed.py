@@ -27,6 +27,20 @@ DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What is asked of MatMulNBits.
+
+    Args:
+        block_size: Into what blocks a matrix is cut whose grid has none.
+        accuracy_level: How activations are rounded: 0 and 1 not at all, 2 to float16, 3 to
+            bfloat16, 4 to int8 in blocks.
+    """
+
+    block_size: int
+    accuracy_level: int
+
+
+@dataclass(frozen=True)
 class Packing:
     """How a matrix is cut and packed.
 
@@ -79,9 +93,7 @@ def _packed(numbers: Array, bits: int) -> Array:
     return np.asarray(numbers[..., ::2] | (numbers[..., 1::2] << 4), np.uint8)
 
 
-def store(
-    model: ir.Model, weight: Weight, grid: Grid, products: Products, block_size: int
-) -> ir.Value:
+def store(model: ir.Model, weight: Weight, grid: Grid, products: Products, wish: Wish) -> ir.Value:
     """Let MatMulNBits take the place of the matrix products that read a weight.
 
     Args:
@@ -89,12 +101,12 @@ def store(
         weight: A matrix.
         grid: Its grid.
         products: Its readers.
-        block_size: Into what blocks it is cut where the grid has none.
+        wish: What is asked for.
 
     Returns:
         The packed integers.
     """
-    packing = _packing(weight, grid, products, block_size)
+    packing = _packing(weight, grid, products, wish.block_size)
     transposed = products.transposed
     builder = Builder(model, weight.scope, behind(weight.value), weight.name)
     stored = builder.constant(
@@ -114,7 +126,7 @@ def store(
     if points is not None:
         inputs.append(builder.constant("zero_point", ir.Tensor(points)))
     for use in products.uses:
-        _serve(model, use, inputs, packing, products.dtype)
+        _serve(model, use, inputs, packing, products.dtype, wish.accuracy_level)
     owner = model if weight.scope.function is None else weight.scope.function
     model.opset_imports.setdefault(DOMAIN, 1)
     owner.opset_imports.setdefault(DOMAIN, 1)
@@ -145,6 +157,7 @@ def _serve(
     inputs: list[ir.Value],
     packing: Packing,
     dtype: ir.DataType,
+    accuracy_level: int,
 ) -> None:
     node = use.node
     builder = Builder(model, use.scope, node, node.name or node.outputs[0].name or "product")
@@ -153,6 +166,7 @@ def _serve(
         ir.AttrInt64("N", packing.columns),
         ir.AttrInt64("bits", packing.bits),
         ir.AttrInt64("block_size", packing.block_size),
+        ir.AttrInt64("accuracy_level", accuracy_level),
     ]
     value = builder.node(
         "MatMulNBits", [node.inputs[0], *inputs], "nbits", dtype, attributes, domain=DOMAIN

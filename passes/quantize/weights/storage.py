@@ -19,14 +19,14 @@ def store(model: ir.Model, candidate: Candidate, grid: Grid) -> None:
     found = products(weight)
     if is_table(weight):
         if candidate.form == "matmulnbits" and isinstance(found, Products):
-            tied.store(model, weight, grid, found, candidate.block_size)
+            tied.store(model, weight, grid, found, candidate.packing)
         else:
             rows.store(model, weight, grid, every_time=candidate.form == "dequantize")
         return
     if candidate.form == "folded" or not weight.uses:
         folded.store(model, weight, grid)
     elif candidate.form == "matmulnbits" and isinstance(found, Products):
-        packed.store(model, weight, grid, found, candidate.block_size)
+        packed.store(model, weight, grid, found, candidate.packing)
     elif isinstance(found, Products):
         fused.store(model, weight, grid, found)
     else:

@@ -28,14 +28,16 @@ def objection(model: ir.Model, weight: Weight, products: Products, block_size: i
     return None
 
 
-def store(model: ir.Model, weight: Weight, grid: Grid, products: Products, block_size: int) -> None:
+def store(
+    model: ir.Model, weight: Weight, grid: Grid, products: Products, wish: packed.Wish
+) -> None:
     """Store a table of 8 bits for MatMulNBits, and let Gathers pick from the same integers.
 
     MatMulNBits wants (columns, blocks, block_size), which are the rows of the table in order.
     """
     shapes = Shapes.of(model)
     ranks = [shapes.rank(use.node.inputs[1]) or 0 for use in pickers(weight)]
-    stored = packed.store(model, weight, grid, products, block_size)
+    stored = packed.store(model, weight, grid, products, wish)
     # The constants must stand in front of the Gathers too, which a function puts in order.
     builder = Builder(model, weight.scope, behind(weight.value), weight.name)
     offset = 1 << (int(grid.dtype.bitwidth) - 1) if grid.dtype.is_signed() else 0
