@@ -16,8 +16,8 @@ from graphopt.rewrite.opsets import QUANTIZE_BLOCKS, QUANTIZE_CHANNELS, QUANTIZE
 from graphopt.rewrite.selection import selects
 from graphopt.rewrite.shapes import Shapes
 from passes.quantize.static import idioms
-from passes.quantize.static.grids import Use, activation_grid, weight_grid
-from passes.quantize.static.insertion import Grids, Insertion
+from passes.quantize.static.grids import Grids, Use, activation_grid, weight_grid
+from passes.quantize.static.insertion import Insertion
 from passes.quantize.static.layers import dequantizes, stored_integers
 from passes.quantize.static.plan import Plan, Planned, plan
 from passes.quantize.static.relabel import line

@@ -26,6 +26,19 @@ _DEAD_BIAS = float(1 << 20)
 """Steps that a bias gets where the weights of its channel are all zero."""
 
 
+@dataclass(frozen=True)
+class Grids:
+    """The grids of a model.
+
+    Args:
+        activations: By value.
+        weights: By value.
+    """
+
+    activations: Mapping[ir.Value, Grid]
+    weights: Mapping[ir.Value, Grid]
+
+
 def activation_grid(
     group: Group,
     ranges: Mapping[ir.Value, Range],

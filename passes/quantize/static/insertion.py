@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
@@ -12,7 +9,8 @@ from graphopt.rewrite import uses
 from graphopt.rewrite.constants import add_initializer, array, is_op
 from graphopt.rewrite.grid import Array, Grid, limits
 from graphopt.rewrite.names import Names
-from passes.quantize.static.grids import bias_grid, bias_of, covers_only
+from passes.quantize.static.constants import Constants, Quantized
+from passes.quantize.static.grids import Grids, bias_grid, bias_of, covers_only
 from passes.quantize.static.layers import Layer, bounds, dequantizes, stored_integers
 from passes.quantize.static.plan import Planned
 from passes.quantize.static.relabel import line
@@ -24,36 +22,6 @@ Reader = tuple[ir.Node, int]
 
 _BEYOND = 1e30
 """Past the ends of any grid, and a number that can be divided."""
-
-
-@dataclass
-class Quantized:
-    """A value as integers.
-
-    Args:
-        integers: What QuantizeLinear, or an operator on integers, gives.
-        real: What DequantizeLinear gives back.
-        scale: The input of both.
-        zero_point: The input of both, likewise; None: 0.
-    """
-
-    integers: ir.Value
-    real: ir.Value
-    scale: ir.Value
-    zero_point: ir.Value | None
-
-
-@dataclass(frozen=True)
-class Grids:
-    """The grids of a model.
-
-    Args:
-        activations: By value.
-        weights: By value.
-    """
-
-    activations: Mapping[ir.Value, Grid]
-    weights: Mapping[ir.Value, Grid]
 
 
 class Insertion:
@@ -68,12 +36,8 @@ class Insertion:
     def __init__(self, model: ir.Model, grids: Grids, target: Target) -> None:
         self._names, self._grids, self._target = Names.of(model), grids, target
         self._quantized: dict[tuple[ir.Value, ir.Graph], Quantized] = {}
-        self._parameters: dict[tuple[int, ir.Graph], tuple[ir.Value, ir.Value | None]] = {}
-        self._integers: dict[tuple[ir.Value, int], ir.Value] = {}
-        # Keys hold the identity of grids: no later grid may come to lie where one has lain.
-        self._kept_alive: list[Grid] = []
+        self._constants = Constants(self._names)
         self._weights: dict[tuple[ir.Value, int, ir.Graph], ir.Value] = {}
-        self._zero_points: dict[tuple[ir.DataType, object, bytes, ir.Graph], ir.Value] = {}
         # Layers are planned on values that earlier edits may have replaced.
         self._inputs: dict[ir.Node, tuple[ir.Value | None, ...]] = {}
 
@@ -128,7 +92,9 @@ class Insertion:
             source = found.integers.producer()
             assert source is not None
             assert source.graph is not None
-            node = self._dequantize(found.integers, found.scale, found.zero_point, found.real.name)
+            node = self._constants.dequantize(
+                found.integers, found.scale, found.zero_point, found.real.name
+            )
             source.graph.insert_after(source, node)
             found.real = node.outputs[0]
         return found
@@ -136,13 +102,13 @@ class Insertion:
     def _pair(
         self, value: ir.Value, grid: Grid, graph: ir.Graph, before: ir.Node | None = None
     ) -> Quantized:
-        scale, zero_point = self._grid(grid, graph, value.name or "value")
+        scale, zero_point = self._constants.parameters(grid, graph, value.name or "value")
         integers = self._names.fresh(f"{value.name}_q")
         given = [value, scale] if zero_point is None else [value, scale, zero_point]
         quantize = ir.Node("", "QuantizeLinear", given, name=integers)
         quantize.outputs[0].name = integers
         real = self._names.fresh(f"{value.name}_dq")
-        dequantize = self._dequantize(quantize.outputs[0], scale, zero_point, real)
+        dequantize = self._constants.dequantize(quantize.outputs[0], scale, zero_point, real)
         if before is not None:
             graph.insert_before(before, [quantize, dequantize])
         else:
@@ -150,14 +116,6 @@ class Insertion:
             assert producer is not None
             graph.insert_after(producer, [quantize, dequantize])
         return Quantized(quantize.outputs[0], dequantize.outputs[0], scale, zero_point)
-
-    def _dequantize(
-        self, integers: ir.Value, scale: ir.Value, zero_point: ir.Value | None, name: str | None
-    ) -> ir.Node:
-        given = [integers, scale] if zero_point is None else [integers, scale, zero_point]
-        node = ir.Node("", "DequantizeLinear", given, name=name)
-        node.outputs[0].name = name
-        return node
 
     def _leave(self, output: ir.Value, layer: Layer) -> None:
         """Quantize what a layer gives, once, for everything that reads it."""
@@ -255,7 +213,7 @@ class Insertion:
             made = self._moved(layer, source.integers, grid)
         integers = source.integers if made is None else made.outputs[0]
         name = self._names.fresh(f"{output.name}_dq")
-        real = self._dequantize(integers, source.scale, source.zero_point, name)
+        real = self._constants.dequantize(integers, source.scale, source.zero_point, name)
         graph.insert_after(node, [real] if made is None else [made, real])
         pair = Quantized(integers, real.outputs[0], source.scale, source.zero_point)
         self._quantized[output, graph] = pair
@@ -280,9 +238,9 @@ class Insertion:
             if clip is not None:
                 new.append(clip)
                 integers = clip.outputs[0]
-        scale, zero_point = self._grid(grid, graph, output.name or "value")
+        scale, zero_point = self._constants.parameters(grid, graph, output.name or "value")
         name = self._names.fresh(f"{output.name}_dq")
-        real = self._dequantize(integers, scale, zero_point, name)
+        real = self._constants.dequantize(integers, scale, zero_point, name)
         graph.insert_after(node, [*new, real])
         pair = Quantized(integers, real.outputs[0], scale, zero_point)
         self._quantized[output, graph] = pair
@@ -364,66 +322,19 @@ class Insertion:
     ) -> None:
         """Let a layer read a constant from integers; the float one goes with its last reader."""
         graph = self._graph(layer)
-        self._kept_alive.append(grid)
-        key = (value, id(grid), graph)
+        key = (value, self._constants.key(grid), graph)
         real = self._weights.get(key)
         if real is None:
-            node = self._stored(value, grid, graph)
+            node = self._constants.stored(value, grid, graph)
             graph.insert_before(layer.node, node)
             real = self._weights[key] = node.outputs[0]
         (reader or layer.node).replace_input_with(index, real)
-        integers = self._integers[value, id(grid)]
+        integers = self._constants.integers(value, grid)
         for node, position in [(use.node, use.idx) for use in value.uses()]:
             if is_op(node, "Shape", "Size"):
                 node.replace_input_with(position, integers)
         uses.remove_unread([value])
 
-    def _stored(self, value: ir.Value, grid: Grid, graph: ir.Graph) -> ir.Node:
-        numbers = array(value)
-        assert numbers is not None
-        name = value.name or "constant"
-        integers = self._integers.get((value, id(grid)))
-        if integers is None:
-            home = value.graph if value.is_initializer() and value.graph is not None else graph
-            stored = _tensor(grid.quantize(numbers), grid.dtype)
-            integers = add_initializer(home, self._names.fresh(f"{name}_quantized"), stored)
-            self._integers[value, id(grid)] = integers
-        scale, zero_point = self._grid(grid, graph, name)
-        node = self._dequantize(integers, scale, zero_point, self._names.fresh(f"{name}_dq"))
-        if grid.axis is not None:
-            node.attributes["axis"] = ir.AttrInt64("axis", grid.axis)
-        if grid.block_size:
-            node.attributes["block_size"] = ir.AttrInt64("block_size", grid.block_size)
-        return node
-
-    def _grid(self, grid: Grid, graph: ir.Graph, name: str) -> tuple[ir.Value, ir.Value | None]:
-        key = (id(grid), graph)
-        if key not in self._parameters:
-            scale = add_initializer(
-                graph, self._names.fresh(f"{name}_scale"), ir.Tensor(np.asarray(grid.scale))
-            )
-            zero = None
-            if grid.dtype != ir.DataType.INT32:
-                points = np.zeros(grid.scale.shape, np.int32)
-                points = points if grid.zero_point is None else grid.zero_point
-                zero = self._zero_point(points, grid.dtype, graph)
-            self._parameters[key] = (scale, zero)
-        return self._parameters[key]
-
-    def _zero_point(self, points: Array, dtype: ir.DataType, graph: ir.Graph) -> ir.Value:
-        """Return a constant that all grids with the same zero points share."""
-        key = (dtype, points.shape, points.tobytes(), graph)
-        if key not in self._zero_points:
-            kind = "x".join(map(str, points.shape)) or str(int(points))
-            name = self._names.fresh(f"zero_point_{dtype.name.lower()}_{kind}")
-            tensor = _tensor(points.astype(dtype.numpy()), dtype)
-            self._zero_points[key] = add_initializer(graph, name, tensor)
-        return self._zero_points[key]
-
 
 def _is_quantized(output: ir.Value) -> bool:
     return any(is_op(use.node, "QuantizeLinear") for use in output.uses())
-
-
-def _tensor(stored: Array, dtype: ir.DataType) -> ir.TensorProtocol:
-    return ir.Tensor(np.ascontiguousarray(stored).reshape(stored.shape), dtype=dtype)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewrite.constants import is_op, scalar
-from graphopt.rewrite.grid import Grid, limits
+from graphopt.rewrite.grid import Grid
 from graphopt.rewrite.uses import only_user
 
 
@@ -79,16 +79,8 @@ def reaching(grid: Grid, root: float) -> Grid | None:
     steps = int(root / float(grid.scale))
     if steps < 1:
         return None
-    low, high = grid.dequantize(np.asarray(limits(grid.dtype)))
-    scale = np.asarray(root / steps, grid.scale.dtype)
-    least, largest = limits(grid.dtype)
-    zero = 0 if grid.zero_point is None else int(grid.zero_point)
-    if zero not in (0, 1 << (grid.dtype.bitwidth - 1)):
-        zero = int(np.clip(np.rint(least - float(low) / float(scale)), least, largest))
-    # What stands for -root must be an integer of the type.
-    zero = max(zero, int(least) + steps)
-    del high
-    return replace(grid, scale=scale, zero_point=np.asarray(zero, np.int32))
+    # The zero point stays: with a larger step, both ends reach farther than before.
+    return replace(grid, scale=np.asarray(root / steps, grid.scale.dtype))
 
 
 def spans(low: float, high: float, root: float, *, only_there: bool) -> tuple[float, float]:

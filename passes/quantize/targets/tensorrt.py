@@ -12,12 +12,11 @@ _LAYOUT = Rule(Kind.SAME, backward=True)
 TARGET = Target(
     name="tensorrt",
     rules={
-        "Conv": Rule(Kind.COMPUTE, (0, 1), bias=2, float_output=True),
-        "ConvTranspose": Rule(Kind.COMPUTE, (0, 1), bias=2, float_output=True),
+        "Conv": Rule(Kind.COMPUTE, (0, 1), bias=2),
+        "ConvTranspose": Rule(Kind.COMPUTE, (0, 1), bias=2),
         "Gemm": Rule(Kind.COMPUTE, (0, 1), bias=2, float_output=True),
         "MatMul": Rule(Kind.COMPUTE, (0, 1), float_output=True),
-        # The sum is fused into the convolution that makes one summand, which stays float; the
-        # other summand is read as integers.
+        # Both summands are read as integers, so that the sum runs on them too.
         "Add": Rule(Kind.ELEMENTWISE, None),
         "AveragePool": Rule(Kind.ELEMENTWISE),
         "GlobalAveragePool": Rule(Kind.ELEMENTWISE),
