@@ -180,7 +180,11 @@ def tapped(places: Places, forms: Mapping[str, Form]) -> Tapped:
     by_name = {scope.name: scope for scope in lifter.scopes()}
     taps: dict[str, Tap] = {}
     missing: dict[str, str] = {}
-    for address, form in forms.items():
+    position = {address: number for number, address in enumerate(places.values)}
+    # ONNX Runtime starts from the last node that nobody reads: with extents in reverse order, each
+    # is taken as soon as its value is there, and the value is let go. In order, all would be held.
+    for address in sorted(forms, key=position.__getitem__, reverse=True):
+        form = forms[address]
         outer, known = places.values[address]
         scope = by_name[outer.name]
         value = lifter.value(scope, known.name or "")
