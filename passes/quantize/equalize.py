@@ -17,12 +17,19 @@ from graphopt.rewrite.scaling import Group, Part, Refused, Scaling
 from graphopt.rewrite.selection import Globs, selects
 from graphopt.rewrite.shapes import Shapes
 from passes.quantize.rescale import Rescaling, rescaling
+from passes.quantize.smoothing import Smoothable, Watched
 
 Wide = npt.NDArray[np.float64]
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SETTLED = 1e-3
 """Scales that move less than this do not move a quantized weight."""
+
+_HEADROOM = 4.0
+"""How much wider than on the feeds a channel may be on other data.
+
+Channels that seldom fire have been seen to be: with 1, a ResNet-20 loses 1.5 dB on other data.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,9 @@ class Equalize(Pass):
 
     makes both sqrt(r1_c r2_c) (Nagel et al., ICCV 2019, arXiv:1906.04721, equations 8 to 11).
     Layers that belong to several pairs (a depthwise convolution reads one and writes the next) are
-    taken in turns until no scale moves. Channels that are zero on either side stay. Outputs stay
+    taken in turns until no scale moves. Channels that are zero on either side stay. With data, no
+    channel that a layer reads becomes wider than a quarter of the widest one if it was not before:
+    a channel of tiny weights that seldom fires would spoil the scale of all others. Outputs stay
     equal up to the rounding of the scaled weights; with `powers_of_two` the weights are scaled
     without any rounding.
 
@@ -79,12 +88,13 @@ class Equalize(Pass):
         """Yield one rewrite per set of channels that is scaled."""
         try:
             groups: list[Group] = []
-            for found in self._groups(Scaling(model)):
+            scaling = Scaling(model)
+            for found in self._groups(scaling):
                 if isinstance(found, Declined):
                     yield found
                 else:
                     groups.append(found)
-            scales = self._settle(groups, context)
+            scales = self._settle(groups, _floors(groups, scaling, context), context)
             for group, by in zip(groups, scales, strict=True):
                 yield from self._rewrite(model, group, by)
         finally:
@@ -105,27 +115,45 @@ class Equalize(Pass):
             except Refused as refusal:
                 yield Declined(source.at, f"its channels stay: {refusal}")
                 continue
+            kept = [p for p in group.writers if self._excludes(p, scaling)]
+            if kept:
+                yield Declined(source.at, f"its channels stay: {scaling.at(kept[0].node)} does")
+                continue
             written |= {(p.node, p.index) for p in group.writers if (p.lane >= 0).all()}
             if group.readers:
                 yield group
 
-    def _settle(self, groups: Sequence[Group], context: Context) -> list[Wide]:
+    def _excludes(self, part: Part, scaling: Scaling) -> bool:
+        scope = scaling.owners[id(part.node.graph)]
+        return not selects(part.node, scope, "*", self.exclude)
+
+    def _settle(
+        self, groups: Sequence[Group], floors: Sequence[Wide], context: Context
+    ) -> list[Wide]:
         """Find the scales of groups, those that share weights with each other together."""
         scales = [np.ones(group.count) for group in groups]
         for done, places in enumerate(_connected(groups)):
             context.progress("equalize", done, None)
-            self._settle_together(groups, places, scales)
+            self._settle_together(groups, floors, places, scales)
         if self.powers_of_two:
             scales = [np.exp2(np.rint(np.log2(by))) for by in scales]
         return scales
 
     def _settle_together(
-        self, groups: Sequence[Group], places: list[int], scales: list[Wide]
+        self,
+        groups: Sequence[Group],
+        floors: Sequence[Wide],
+        places: list[int],
+        scales: list[Wide],
     ) -> None:
         """Take groups in turns until their scales stay."""
         state, moving = _Magnitudes(), places
         for _ in range(self.iterations):
-            moved = [place for place in moving if _step(state, groups[place], scales[place])]
+            moved = [
+                place
+                for place in moving
+                if _step(state, groups[place], scales[place], floors[place])
+            ]
             changed = set[int]().union(*(_weights(groups[place]) for place in moved))
             moving = [place for place in places if _weights(groups[place]) & changed]
             if not moving:
@@ -149,7 +177,21 @@ class Equalize(Pass):
         )
 
 
-def _step(state: _Magnitudes, group: Group, scales: Wide) -> bool:
+def _floors(groups: Sequence[Group], scaling: Scaling, context: Context) -> list[Wide]:
+    """Return the least scales with which no channel gets too wide; 0 without data."""
+    floors = [np.zeros(group.count) for group in groups]
+    if context.feeds is None:
+        return floors
+    layers = [Smoothable.of(group) for group in groups]
+    watched = Watched(scaling, layers, context, sample=False)
+    for floor, layer in zip(floors, layers, strict=True):
+        inputs = watched.inputs(layer)
+        if not isinstance(inputs, str) and inputs.largest.any():
+            floor[:] = np.minimum(_HEADROOM * inputs.largest / inputs.largest.max(), 1.0)
+    return floors
+
+
+def _step(state: _Magnitudes, group: Group, scales: Wide, floor: Wide) -> bool:
     """Move the scales of one group to where both sides are equally wide."""
     written, read = np.zeros(group.count), np.zeros(group.count)
     weights = {id(part.weight.value): part for part in group.parts if part.weight is not None}
@@ -158,7 +200,7 @@ def _step(state: _Magnitudes, group: Group, scales: Wide) -> bool:
         np.maximum(side, state.largest(part, group.count), out=side)
     with np.errstate(divide="ignore", invalid="ignore"):
         by = np.sqrt(written / read)
-    by = np.where(np.isfinite(by) & (by > 0), by, 1.0)
+    by = np.where(np.isfinite(by) & (by > 0), np.maximum(by, floor / scales), 1.0)
     if np.max(np.abs(np.log(by)), initial=0.0) < _SETTLED:
         return False
     scales *= by

@@ -30,6 +30,7 @@ from passes.quantize.smoothing import (
 
 __all__ = ["Smooth"]
 
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 _TYPES = ("uint8", "int8", "uint16", "int16", "uint4", "int4")
 _GRID = tuple(step / 20 for step in range(2, 20))
 
@@ -155,6 +156,9 @@ class Smooth(Pass):
         largest, weights = inputs.largest, widths(one)
         if self.alpha is not None:
             return factors(largest, weights, self.alpha), self.alpha, None
+        if any(part.power < 0 and part.node.op_type in _CONVOLUTIONS for part in one.parts):
+            # What is rounded then is the convolution's output, which the sample does not show.
+            raise Refused("a convolution writes it, which equalize looks at; or give alpha")
         types = ir.DataType[self.activations.upper()], ir.DataType[self.weights.upper()]
         search = Search(one, inputs, *types)
         if not search.layers:

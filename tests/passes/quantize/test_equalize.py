@@ -16,6 +16,7 @@ from graphopt.model import load
 from graphopt.pipeline.contract import Context, Declined, Rewrite
 from graphopt.runtime.compare import compare
 from graphopt.runtime.feeds import Feeds
+from graphopt.runtime.session import Session
 from passes.cleanup import Cleanup
 from passes.quantize.equalize import Equalize
 
@@ -47,9 +48,11 @@ def model_of(text: str, weights: dict[str, Array] | None = None, *, seed: int = 
     return ir.from_proto(proto)
 
 
-def apply(model: ir.Model, **parameters: Any) -> tuple[list[Rewrite], dict[str, str]]:
+def apply(
+    model: ir.Model, feeds: Feeds | None = None, **parameters: Any
+) -> tuple[list[Rewrite], dict[str, str]]:
     rewrites, declined = [], {}
-    for step in Equalize(**parameters).rewrites(model, Context()):
+    for step in Equalize(**parameters).rewrites(model, Context(feeds=feeds)):
         if isinstance(step, Rewrite):
             step.apply()
             rewrites.append(step)
@@ -174,7 +177,7 @@ def test_homogeneous_operators_pass_scales_on(between: str) -> None:
         ("Sigmoid(c)", "Sigmoid"),
         ("HardSwish(c)", "HardSwish"),
         ("Pad(c, pads, six)", "fills in a constant"),
-        ("Mul(c, c)", "multiplies two activations"),
+        ("Mul(c, c)", "multiplies the channels by themselves"),
         ("BatchNormalization(c, b1, b1, b1, v1)", "cleanup folds it"),
         ("Softmax(c)", "Softmax"),
     ],
@@ -428,6 +431,37 @@ def test_selection_and_parameters() -> None:
     assert apply(model, include="c")[0]
     with pytest.raises(GraphoptError, match="iterations"):
         Equalize(iterations=0)
+
+
+def test_what_is_excluded_keeps_all_that_would_have_to_follow() -> None:
+    text = """
+        agraph (float[N,6] x, float[6,6] w0, float[6,6] w1, float[6,4] w2) => (float[N,4] y) {
+          a = MatMul(x, w0)
+          b = MatMul(x, w1)
+          c = Add(a, b)
+          y = MatMul(c, w2)
+        }
+    """
+    assert apply(model_of(text))[0]
+    rewrites, declined = apply(model_of(text), exclude="w1")
+    assert not rewrites
+    assert declined["a"] == "its channels stay: b does"
+
+
+def test_with_data_a_channel_that_seldom_fires_does_not_widen_the_activations() -> None:
+    w1 = np.random.default_rng(0).standard_normal((6, 3, 3, 3))
+    w1[4] *= 1e-6
+    weights = {"w1": w1, "b1": np.array([0, 0, 0, 0, 1.0, 0])}
+    widest = []
+    for feeds in (None, feeds_of(model_of(PAIR))):
+        model = model_of(PAIR, weights)
+        apply(model, feeds)
+        session = Session(model, expose=["r"])
+        widest.append(float(session.run(next(feeds_of(model).batches()))["r"].max()))
+    before = Session(model_of(PAIR, weights), expose=["r"])
+    was = float(before.run(next(feeds_of(model_of(PAIR)).batches()))["r"].max())
+    assert widest[0] > 10 * was
+    assert widest[1] < 2 * was
 
 
 def test_half_precision_stays_in_range() -> None:
