@@ -181,8 +181,8 @@ def test_folded_storage_in_onnx_text() -> None:
 
 
 def test_a_large_matrix_is_dequantized_where_onnx_runtime_fuses_it() -> None:
-    weight = normal(512, 512)
-    text = f"g (float[N, 512] x) => (y) <{declared('w', weight)}> {{ y = MatMul(x, w) }}"
+    weight = normal(768, 768)
+    text = f"g (float[N, 768] x) => (y) <{declared('w', weight)}> {{ y = MatMul(x, w) }}"
     model = with_weights(text, w=weight)
     after, _ = run_pass(model, QuantizeWeights())
     assert operators(after) == ["DequantizeLinear", "MatMul"]
@@ -407,8 +407,8 @@ def test_a_shared_weight_is_stored_once() -> None:
 
 
 def test_onnx_runtime_fuses_no_weight_that_is_read_twice() -> None:
-    weight = normal(512, 512)
-    text = f"""g (float[N, 512] x) => (y) <{declared("w", weight)}>
+    weight = normal(768, 768)
+    text = f"""g (float[N, 768] x) => (y) <{declared("w", weight)}>
     {{ a = MatMul(x, w) y = MatMul(a, w) }}"""
     model = with_weights(text, w=weight)
     asked, _ = run_pass(model, QuantizeWeights(form="dequantize"))
