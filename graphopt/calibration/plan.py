@@ -61,7 +61,7 @@ class Plan:
     ) -> Plan:
         """Make a plan; the first sample is run to see how large values are."""
         places = Places(model)
-        fed, inner, missing = _sorted(places, watch)
+        fed, inner, missing = _sorted(places, watch, feeds)
         measured, unmeasured = _measured(places, inner, feeds, providers)
         missing.update(unmeasured)
         inner = [name for name in inner if name not in missing]
@@ -103,7 +103,9 @@ def most_samples(size: int, memory: int) -> int:
     return 1 << (room.bit_length() - 1)
 
 
-def _sorted(places: Places, watch: Watch) -> tuple[list[str], list[str], dict[str, str]]:
+def _sorted(
+    places: Places, watch: Watch, feeds: Feeds
+) -> tuple[list[str], list[str], dict[str, str]]:
     """Part inputs from what nodes compute, and from what cannot be watched."""
     inputs = {value.name for value in places.model.graph.inputs}
     fed: list[str] = []
@@ -117,8 +119,10 @@ def _sorted(places: Places, watch: Watch) -> tuple[list[str], list[str], dict[st
         why = places.objection(name)
         if why is not None:
             missing[name] = why
-        elif name in inputs:
+        elif name in feeds.arrays:
             fed.append(name)
+        elif name in inputs:
+            missing[name] = "it is not fed"
         else:
             inner.append(name)
     return fed, inner, missing

@@ -127,6 +127,8 @@ class Places:
         for scope in scopes(model):
             for value in _values(scope):
                 self.values.setdefault(scope.at(value.name), (scope, value))
+            for name, value in scope.graph.initializers.items():
+                self.values.setdefault(scope.at(name), (scope, value))
 
     def objection(self, address: str) -> str | None:
         """Say why a value cannot be watched, if that is known beforehand."""
@@ -134,7 +136,8 @@ class Places:
         if value.type is not None and not isinstance(value.type, ir.TensorType):
             return "it is no tensor"
         producer = value.producer()
-        if producer is not None and producer.op_type == "Constant":
+        constant = producer is not None and producer.op_type == "Constant"
+        if constant or (value.is_initializer() and not value.is_graph_input()):
             return "it is a constant"
         return "it holds text" if self.dtype(address) == ir.DataType.STRING else None
 

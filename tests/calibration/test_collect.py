@@ -410,3 +410,16 @@ def test_statistics_in_general_and_their_errors() -> None:
     assert moments.count == 100
     with pytest.raises(GraphoptError, match="calibration needs data"):
         ranges(model, ["y"], Context())
+
+
+def test_inputs_that_are_not_fed_and_initializers_are_named() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    defaults (float[N, 2] x, float[2] shift = {1, 2}) => (float[N, 2] y)
+    <float[2] shift = {1, 2}, float[2] scale = {3, 4}>
+    { moved = Add (x, shift) y = Mul (moved, scale) }
+    """
+    text = text.replace("float[2] shift = {1, 2}) =>", "float[2] shift) =>")
+    watch = {name: [MinMax()] for name in ("shift", "scale", "y")}
+    missing = collect(ir.from_onnx_text(text), watch, Feeds({"x": normal(3, 2)}))
+    assert missing == {"shift": "it is not fed", "scale": "it is a constant"}
