@@ -13,8 +13,9 @@ from graphopt.calibration.taps import Form, Places
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Batch, Feeds
 
-_MOST = 8
-"""Samples per run: more cost memory, and gain no time."""
+_MOST = 64
+_ENOUGH = 16 << 20
+"""Bytes of values per run: more cost memory, and gain no time."""
 
 Watch = Mapping[str, Sequence[Statistic]]
 
@@ -93,13 +94,13 @@ class Plan:
 
 
 def most_samples(size: int, memory: int) -> int:
-    """Return how many samples to run at once: a power of two up to 8.
+    """Return how many samples to run at once: a power of two up to 64.
 
     Args:
         size: The bytes of all values for one sample.
         memory: Bytes that one run may return.
     """
-    room = max(1, min(_MOST, memory // max(1, size)))
+    room = max(1, min(_MOST, min(_ENOUGH, memory) // max(1, size)))
     return 1 << (room.bit_length() - 1)
 
 

@@ -222,7 +222,7 @@ def test_one_run_serves_what_fits_into_memory() -> None:
         return original(session, batch)
 
     with mock.patch.object(TapSession, "run", counted):
-        collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds)
+        collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, batch=8)
         whole = [taps for taps in runs if taps]
         runs.clear()
         collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, memory=160)
@@ -247,7 +247,7 @@ def test_memory_does_not_grow_with_the_number_of_samples() -> None:
         feeds = Feeds(next(parts()), parts=parts).for_model(model)
         tracemalloc.start()
         watch = {name: [Histogram(), Moments()] for name in ("x", "doubled", "y")}
-        assert not collect(model, watch, feeds)
+        assert not collect(model, watch, feeds, batch=8)
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert watch["y"][0].state()["counts"].sum() == count * 80000
@@ -275,7 +275,7 @@ def test_the_next_run_goes_on_where_ctrl_c_stopped(tmp_path: Path, memory: int) 
     model, feeds = ir.from_onnx_text(NET), net_feeds(20)
     fitted = Feeds(feeds).for_model(model)
     expected = watched()
-    collect(model, expected, fitted, memory=memory)
+    collect(model, expected, fitted, memory=memory, batch=4)
     folder = tmp_path / "new" / "cache"
     total = 0
 
@@ -286,7 +286,7 @@ def test_the_next_run_goes_on_where_ctrl_c_stopped(tmp_path: Path, memory: int) 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        collect(model, watched(), fitted, memory=memory, cache=folder, progress=stop)
+        collect(model, watched(), fitted, memory=memory, batch=4, cache=folder, progress=stop)
     (file,) = folder.iterdir()
     resumed = watched()
     totals: list[int | None] = []
@@ -295,6 +295,7 @@ def test_the_next_run_goes_on_where_ctrl_c_stopped(tmp_path: Path, memory: int) 
         resumed,
         fitted,
         memory=memory,
+        batch=4,
         cache=folder,
         progress=lambda phase, done, total: totals.append(total),
     )
@@ -304,7 +305,7 @@ def test_the_next_run_goes_on_where_ctrl_c_stopped(tmp_path: Path, memory: int) 
     before = file.stat().st_mtime_ns
     again = watched()
     with mock.patch.object(TapSession, "run", side_effect=AssertionError):
-        collect(model, again, fitted, memory=memory, cache=folder)
+        collect(model, again, fitted, memory=memory, batch=4, cache=folder)
     assert states(again) == states(expected)
     assert file.stat().st_mtime_ns == before
 
@@ -319,7 +320,7 @@ def test_ctrl_c_waits_until_all_statistics_saw_the_batch(tmp_path: Path) -> None
 
     watch: dict[str, list[Statistic]] = {"x": [Interrupts()], "doubled": [Histogram()]}
     with pytest.raises(KeyboardInterrupt):
-        collect(model, watch, feeds, cache=tmp_path)
+        collect(model, watch, feeds, batch=8, cache=tmp_path)
     counted = watch["doubled"][0]
     assert isinstance(counted, Histogram)
     assert counted.count == 8 * 10
