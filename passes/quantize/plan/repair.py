@@ -33,7 +33,7 @@ class _Groups:
     _number: itertools.count[int] = field(default_factory=itertools.count)
 
     def add(self, layers: Sequence[Layer]) -> None:
-        if not layers:
+        if not layers or self.lab.out_of_time:
             return
         alone = {layer.at: self.forms[layer.at] for layer in layers}
         damage = self.lab.damage(alone, quick=True)
@@ -54,23 +54,24 @@ class _Groups:
 
 
 def repaired(
-    forms: Forms, layers: Sequence[Layer], lab: Laboratory, log: Log
-) -> tuple[dict[str, Form], Damage]:
-    """Return forms whose damage is bearable, or with which there was no time left to look on.
+    forms: Forms, damage: Damage, layers: Sequence[Layer], lab: Laboratory, log: Log
+) -> tuple[Forms, Damage]:
+    """Return forms whose damage is bearable, or what there was when time ran out.
 
     Args:
-        forms: Of all layers; their damage is not bearable.
+        forms: Of all layers.
+        damage: Theirs; it is not bearable.
         layers: All of them, in the order of the graph.
         lab: Measures.
         log: Keeps what was found out, and holds the bounds.
     """
-    current, damage = dict(forms), lab.damage(forms)
-    suspects = [layer for layer in layers if current.get(layer.at, Form.FLOAT) is not Form.FLOAT]
-    groups = _Groups(lab, dict(forms), log)
-    for kind in _by_kind(suspects, forms):
-        groups.add(kind)
+    current, damage = _without_light(forms, damage, layers, lab, log)
+    groups = _Groups(lab, current, log)
+    if log.bounds.objection(damage) is not None:
+        for kind in _by_kind([layer for layer in layers if layer.weights], current):
+            groups.add(kind)
     allowed = _allowed(groups.load)
-    while log.bounds.objection(damage) is not None and groups:
+    while log.bounds.objection(damage) is not None and groups.load > 0 and not lab.out_of_time:
         culprits = _culprits(groups, allowed, lab)
         if culprits:
             for layer in culprits:
@@ -78,9 +79,25 @@ def repaired(
             current = _without(current, culprits)
             damage = lab.damage(current)
         allowed *= _STEP
-        if not culprits and allowed == 0:
-            break
     return current, damage
+
+
+def _without_light(
+    forms: Forms, damage: Damage, layers: Sequence[Layer], lab: Laboratory, log: Log
+) -> tuple[Forms, Damage]:
+    """Let what has no weights compute in float where that does much for the outputs.
+
+    Alone, such layers are not quantized at all: they join those that have weights.
+    """
+    light = [layer for layer in layers if not layer.weights]
+    bare = merged(forms, light, None)
+    if bare == forms:
+        return forms, damage
+    found = lab.damage(bare)
+    if log.bounds.objection(found) and not log.bounds.load(found) < _STEP * log.bounds.load(damage):
+        return forms, damage
+    log.reasons.update((layer.at, "would damage the outputs") for layer in light)
+    return bare, found
 
 
 def _allowed(load: float) -> float:
@@ -114,6 +131,6 @@ def _without(forms: Forms, culprits: Sequence[Layer]) -> dict[str, Form]:
 
 def _by_kind(layers: Sequence[Layer], forms: Forms) -> list[list[Layer]]:
     kinds: dict[tuple[str, Form], list[Layer]] = {}
-    for layer in layers:
+    for layer in (one for one in layers if forms.get(one.at, Form.FLOAT) is not Form.FLOAT):
         kinds.setdefault((layer.kind, forms[layer.at]), []).append(layer)
     return list(kinds.values())

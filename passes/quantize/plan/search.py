@@ -165,7 +165,7 @@ class _Search:
         damage = self.lab.damage(forms)
         if self.log.bounds.objection(damage) is None:
             return forms, damage
-        return repaired(forms, self.layers, self.lab, self.log)
+        return repaired(forms, damage, self.layers, self.lab, self.log)
 
     def _note(
         self, name: str, forms: Forms, damage: Damage | None, speed: Speed | None, why: str

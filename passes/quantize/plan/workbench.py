@@ -26,6 +26,12 @@ _KEPT = 2
 
 _QUICK_SAMPLES = 32
 _LARGEST_BATCH = 32
+
+_SLOW = 0.02
+"""Seconds per sample from which damage is measured on fewer samples, to be done in time."""
+
+_SLOW_BATCH = 8
+_SLOW_SAMPLES = 64
 _BATCH_BYTES = 16 << 20
 
 Build = Callable[[Forms], ir.Model]
@@ -78,6 +84,9 @@ class Workbench:
         self._sessions: OrderedDict[frozenset[tuple[str, Form]], Session] = OrderedDict()
         self._float = self._open(model, "the model before quantize")
         self._batch = _batch_size(feeds)
+        if budget is not None and self._seconds(next(feeds.batches(1))) > _SLOW:
+            self._batch = min(self._batch, _SLOW_BATCH)
+            samples = min(samples, _SLOW_SAMPLES)
         self._gauge = Gauge(
             self._float.run,
             self._float.output_names,
@@ -111,7 +120,7 @@ class Workbench:
             session = self._session(forms)
         except (GraphoptError, CheckFailed) as error:
             return Damage(float("-inf"), failure=str(error))
-        batches = max(1, _QUICK_SAMPLES // self._batch) if quick else None
+        batches = self._quick_batches if quick else None
         return self._gauge.damage(session.run, batches=batches)
 
     def speed(self, forms: Forms, against: Forms, *, quick: bool = False) -> Speed:
@@ -129,12 +138,19 @@ class Workbench:
 
     @cached_property
     def _timing(self) -> dict[str, Batch]:
-        def seconds(batch: Batch) -> float:
-            start = self._clock()
-            self._float.run(batch)
-            return self._clock() - start
+        inputs = inputs_of(self._model)
+        return timing_batches(self._feeds, inputs, self._float.run, self._seconds)
 
-        return timing_batches(self._feeds, inputs_of(self._model), self._float.run, seconds)
+    @property
+    def _quick_batches(self) -> int:
+        return 1 if self._batch <= _SLOW_BATCH else max(1, _QUICK_SAMPLES // self._batch)
+
+    def _seconds(self, batch: Batch) -> float:
+        """How long the float model takes, the second time."""
+        self._float.run(batch)
+        start = self._clock()
+        self._float.run(batch)
+        return self._clock() - start
 
     def _session(self, forms: Forms) -> Session:
         key = frozenset((at, form) for at, form in forms.items() if form is not Form.FLOAT)
