@@ -24,6 +24,9 @@ class Form(enum.Enum):
     FOLDED = "folded"
     """Integer weights, which the runtime makes float when a session starts: float speed."""
 
+    FINE = "fine"
+    """As folded, with a scale for every few neighbours: less noise, and a little larger."""
+
     FLOAT = "float"
     """As it was."""
 
@@ -44,6 +47,7 @@ class Layer:
         forms: What it can take beside FLOAT.
         weights: Bytes of the constants that it reads.
         also: Addresses of layers that read the same weight, and take the same form.
+        storage: What `stored` is, once that is found out.
     """
 
     at: str
@@ -52,10 +56,13 @@ class Layer:
     forms: frozenset[Form]
     weights: int = 0
     also: tuple[str, ...] = ()
+    storage: Form | None = None
 
     @property
     def stored(self) -> Form:
         """The form that computes in float, and is small where it can be."""
+        if self.storage is not None:
+            return self.storage
         return Form.FOLDED if Form.FOLDED in self.forms else Form.FLOAT
 
 

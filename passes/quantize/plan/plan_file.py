@@ -20,6 +20,7 @@ _HEAD = """\
 # The form of each layer, as graphopt's pass quantize applies it: quantize(plan="THIS FILE").
 # static: integer inputs, scales from data      dynamic: integer inputs, scales from each run
 # blocks: integer weights read by MatMulNBits   folded: integer weights, made float at start
+# fine: as folded, with a scale for every 32 neighbours
 # float: as it was; so is a layer that is not named
 """
 

@@ -120,11 +120,14 @@ def _culprits(groups: _Groups, allowed: float, lab: Laboratory) -> list[Layer]:
 
 
 def _without(forms: Forms, culprits: Sequence[Layer]) -> dict[str, Form]:
-    """Culprits are stored in integers still, unless that is what has damaged them."""
-    computed = [layer for layer in culprits if forms[layer.at] is not layer.stored]
-    changed = merged(forms, computed, None)
+    """Culprits are stored in integers still, unless that is what damages the outputs."""
+    changed = dict(forms)
     for layer in culprits:
-        if forms[layer.at] is layer.stored:
+        if forms[layer.at] not in (Form.FOLDED, Form.FINE):
+            changed[layer.at] = layer.stored
+        elif forms[layer.at] is Form.FOLDED and Form.FINE in layer.forms:
+            changed[layer.at] = Form.FINE
+        else:
             changed[layer.at] = Form.FLOAT
     return changed
 

@@ -44,10 +44,18 @@ class _Search:
 
     def base(self) -> Decision:
         """What all else falls back to: float speed, stored in integers where that is bearable."""
-        forms, damage = self._bearable(stored(self.layers))
+        forms: Forms = stored(self.layers)
+        damage = self.lab.damage(forms)
         if self.log.bounds.objection(damage) is not None:
+            self._note("folded", forms, damage, None, self.log.bounds.objection(damage) or "")
+            fine = merged(forms, self.layers, Form.FINE)
+            forms, damage = self._bearable(fine)
+        if self.log.bounds.objection(damage) is not None:
+            self._note("fine", forms, damage, None, self.log.bounds.objection(damage) or "")
             forms, damage = {layer.at: Form.FLOAT for layer in self.layers}, Damage()
-        name = "folded" if Form.FOLDED in forms.values() else "float"
+        self.layers = [replace(layer, storage=forms[layer.at]) for layer in self.layers]
+        kinds = [form for form in (Form.FOLDED, Form.FINE) if form in forms.values()]
+        name = kinds[0].value if kinds else "float"
         self._note(name, forms, damage, None, "computes in float")
         return self._decision(name, forms, damage, None)
 
@@ -178,4 +186,4 @@ class _Search:
 
 def _computes(forms: Forms) -> bool:
     """Whether anything computes in integers."""
-    return any(form not in (Form.FOLDED, Form.FLOAT) for form in forms.values())
+    return any(form not in (Form.FOLDED, Form.FINE, Form.FLOAT) for form in forms.values())

@@ -17,6 +17,9 @@ from passes.quantize.plan.applying import applied
 from passes.quantize.plan.forms import Form, Layer
 from passes.quantize.plan.kinds import kind, weight_bytes
 
+_BESIDE = {Form.FOLDED: (Form.FOLDED, Form.FINE)}
+"""Forms that whatever can take one of them can take too."""
+
 
 def addresses(model: ir.Model) -> list[str]:
     """Return the address of every node, once, in the order of the graph."""
@@ -49,7 +52,7 @@ def survey(
             elif isinstance(item, Rewrite) and _gives(item, form):
                 for at in readers.get(item.at, (item.at,)):
                     if at in known:
-                        forms.setdefault(at, set()).add(form)
+                        forms.setdefault(at, set()).update(_BESIDE.get(form, (form,)))
     layers = _tied(_described(model, forms), readers)
     return tuple(layers), tuple(item for at, item in declined.items() if at not in forms)
 

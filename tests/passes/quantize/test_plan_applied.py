@@ -59,7 +59,7 @@ def test_every_layer_has_its_form(model):
     result = quantized(model)
     for note in result.steps[-1].rewrites:
         if note.at != (model.graph.name or "model"):
-            assert note.details["form"] in ("static", "dynamic", "blocks", "folded")
+            assert note.details["form"] in ("static", "dynamic", "blocks", "folded", "fine")
             assert note.why.startswith(str(note.details["form"]))
 
 
@@ -74,6 +74,7 @@ def test_a_saved_plan_gives_the_same_bytes(model, tmp_path):
         "dynamic",
         "blocks",
         "folded",
+        "fine",
         "float",
     }
 

@@ -11,7 +11,7 @@ from passes.quantize.plan.search import decide
 from passes.quantize.plan.trials import Decision, Log
 
 STATIC, DYNAMIC, BLOCKS = Form.STATIC, Form.DYNAMIC, Form.BLOCKS
-FOLDED, FLOAT = Form.FOLDED, Form.FLOAT
+FOLDED, FINE, FLOAT = Form.FOLDED, Form.FINE, Form.FLOAT
 
 CNN = [layer(f"conv{n}", STATIC) for n in range(8)]
 ATTENTION = [
@@ -81,9 +81,20 @@ def test_a_metric_bound_is_met_where_no_noise_is_named():
 
 
 def test_a_layer_that_not_even_bears_integer_weights_stays_float():
-    bench = Bench(noise={("conv3", FOLDED): 0.5, ("conv3", STATIC): 0.6})
-    decision = search(CNN, bench)
-    assert decision.forms == {**stored(CNN), "conv3": FLOAT}
+    noise = {("conv3", FOLDED): 0.5, ("conv3", FINE): 0.2, ("conv3", STATIC): 0.6}
+    decision = search(CNN, Bench(noise=noise))
+    assert decision.forms == {**dict.fromkeys(stored(CNN), FINE), "conv3": FLOAT}
+
+
+def test_weights_that_want_more_scales_get_them():
+    decision = search(CNN, Bench(noise={("conv3", FOLDED): 0.5, ("conv3", FINE): 0.001}))
+    assert set(decision.forms.values()) == {FINE}
+
+
+def test_what_falls_back_falls_back_to_the_storage_that_is_bearable():
+    noise = {("conv3", FOLDED): 0.5, ("conv3", STATIC): 0.5}
+    decision = search(CNN, Bench(noise=noise, cost=costs(CNN, STATIC, 0.5)))
+    assert decision.forms == {**dict.fromkeys(stored(CNN), STATIC), "conv3": FINE}
 
 
 def test_chooses_dynamic_where_static_attention_collapses():
