@@ -119,7 +119,7 @@ class Quantize(Pass):
     min_sqnr: float | None = None
     plan: str | None = None
     save_plan: str | None = None
-    budget: float = 120.0
+    budget: float = 180.0
 
     def __post_init__(self) -> None:
         """Check the parameters."""

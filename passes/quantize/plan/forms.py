@@ -107,7 +107,8 @@ def _has_many_products(layers: Sequence[Layer]) -> bool:
 def _form(layer: Layer, *, static: bool, beside: Form) -> Form:
     if static and Form.STATIC in layer.forms:
         return Form.STATIC
-    return beside if beside in layer.forms else layer.stored
+    stays = beside is Form.FOLDED or beside not in layer.forms
+    return layer.stored if stays else beside
 
 
 def _named(rule: str, forms: Forms) -> str:

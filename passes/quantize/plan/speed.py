@@ -27,6 +27,11 @@ _MOST_RUNS = 5
 _SECONDS = 1.0
 """What the rounds of one comparison are to take, where runs are short enough for that."""
 
+_LONGEST = 4.0
+"""What the rounds of one comparison may take, where runs are long: then there are fewer rounds."""
+
+_FEWEST_ROUNDS = 5
+
 _SHORTEST = 2e-4
 """Seconds that one measurement takes at least: shorter runs are timed several at a time."""
 
@@ -175,12 +180,13 @@ def timed(
     Args:
         first: The run in question.
         second: What it is held against.
-        rounds: How many samples to take.
+        rounds: How many samples to take, or fewer where runs are long.
         clocks: Of the wall, and of the work of this process's threads.
     """
     runs = (first, second)
     lone = min(_stopped(run, 1, clocks)[0] for run in runs for _ in range(2))
     block = max(1, round(_SHORTEST / max(lone, 1e-9)))
+    rounds = max(_FEWEST_ROUNDS, min(rounds, round(_LONGEST / (2 * max(lone, _SHORTEST)))))
     tries = max(1, min(_MOST_RUNS, round(_SECONDS / (2 * rounds * max(lone, _SHORTEST)))))
     samples = []
     for _ in range(rounds):
