@@ -153,6 +153,10 @@ def _apply(
     reference = context.cache.get(_REFERENCE) or snapshot(model)
     for form, work in passes_for(quantize, decision.forms):
         for item in work.rewrites(model, context):
-            yield detailed(item, form, decision) if isinstance(item, Rewrite) else item
+            if isinstance(item, Rewrite):
+                yield detailed(item, form, decision)
+            elif quantize.plan is not None or not isinstance(item, Declined):
+                # Where nothing was given, the survey has said already who declines what.
+                yield item
     # Each of the passes has left the model as it found it, which is not float but for the first.
     context.cache[_REFERENCE] = reference

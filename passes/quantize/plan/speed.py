@@ -186,7 +186,8 @@ def timed(
     runs = (first, second)
     lone = min(_stopped(run, 1, clocks)[0] for run in runs for _ in range(2))
     block = max(1, round(_SHORTEST / max(lone, 1e-9)))
-    rounds = max(_FEWEST_ROUNDS, min(rounds, round(_LONGEST / (2 * max(lone, _SHORTEST)))))
+    affordable = max(_FEWEST_ROUNDS, round(_LONGEST / (2 * max(lone, _SHORTEST))))
+    rounds = min(rounds, affordable)
     tries = max(1, min(_MOST_RUNS, round(_SECONDS / (2 * rounds * max(lone, _SHORTEST)))))
     samples = []
     for _ in range(rounds):
