@@ -310,6 +310,15 @@ def test_the_next_run_goes_on_where_ctrl_c_stopped(tmp_path: Path, memory: int) 
     assert file.stat().st_mtime_ns == before
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where a shell has started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_waits_until_all_statistics_saw_the_batch(tmp_path: Path) -> None:
     model, feeds = ir.from_onnx_text(NET), Feeds(net_feeds(20)).for_model(ir.from_onnx_text(NET))
 
