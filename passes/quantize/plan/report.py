@@ -35,17 +35,17 @@ def summary(decision: Decision) -> str:
 
 def detailed(rewrite: Rewrite, form: Form, decision: Decision) -> Rewrite:
     """Add to a rewrite what was decided for its layer, and the numbers behind it."""
-    details: dict[str, Detail] = {
-        **rewrite.details,
+    decided: dict[str, Detail] = {
         "form": form.value,
         "SQNR alone": decision.log.alone.get(rewrite.at),
         "latency": None if decision.speed is None else decision.speed.score,
     }
+    details: dict[str, Detail] = {**rewrite.details, **decided}
 
     def apply() -> None:
         rewrite.apply()
         # It may have filled in its own.
-        details.update(rewrite.details)
+        details.update({**rewrite.details, **decided})
 
     why = ", ".join([f"{form.value}: {rewrite.why}", *_reasons(rewrite.at, decision)])
     return dataclasses.replace(rewrite, why=why, apply=apply, details=details)

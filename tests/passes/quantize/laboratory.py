@@ -12,7 +12,9 @@ from passes.quantize.plan.speed import Paired, Ratios, Speed
 
 
 def layer(at: str, *forms: Form, kind: str = "Conv", weights: int = 100) -> Layer:
-    return Layer(at, kind.split()[-1], kind, frozenset({*forms, Form.FOLDED, Form.FINE}), weights)
+    return Layer(
+        at, kind.rsplit(maxsplit=1)[-1], kind, frozenset({*forms, Form.FOLDED, Form.FINE}), weights
+    )
 
 
 @dataclass
