@@ -46,9 +46,10 @@ def raise_opset(model: ir.Model, version: int) -> None:
     """Write a model in at least some version of ONNX's own operators, in place.
 
     The main graph, bodies and functions are covered, weights are neither read nor copied, and
-    nothing else changes: names of values, metadata and other domains stay. Nodes that mean the
-    same in both versions are not touched. The IR version rises to the one that ONNX pairs with
-    the opset; from IR version 4 on, fixed weights are not listed as inputs any more.
+    nothing else changes: names of values, metadata and other domains stay. Nodes that are written
+    alike in both versions are not touched; several nodes that take the place of one carry its
+    `doc_string` and metadata. The IR version rises to the one that ONNX pairs with the opset, and
+    to 4 at least; where it was lower, fixed weights are not listed as inputs any more.
 
     A model that is there already stays as it is. One that cannot be raised does, too.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from graphopt.errors import GraphoptError
 from graphopt.model import to_proto
 from graphopt.rewrite.constants import opset
-from graphopt.rewrite.opsets import is_below, raise_opset
+from graphopt.rewrite.opset_changes import RULES
+from graphopt.rewrite.opsets import NEWEST, is_below, raise_opset
 
 Array = npt.NDArray[Any]
 TARGETS = (11, 13, 18, 21)
@@ -246,3 +248,79 @@ def test_versions_out_of_reach() -> None:
     model = parsed("m (float[2,3] x) => (float[2,3] y) { y = Relu(x) }", 13, 8)
     with pytest.raises(GraphoptError, match="opset 999 is not one of"):
         raise_opset(model, 999)
+
+
+def test_what_takes_the_place_of_a_node_says_what_it_said() -> None:
+    model = parsed("m (float[2,3,4] x) => (float[2,3,4] y) { t = Softmax(x)  y = Relu(t) }", 11)
+    softmax = next(iter(model.graph))
+    softmax.doc_string = "scores to weights"
+    softmax.metadata_props["source"] = "attention.py:12"
+    softmax.outputs[0].doc_string = "weights"
+    softmax.outputs[0].metadata_props["unit"] = "1"
+    raise_opset(model, 13)
+    *written, relu = to_proto(model).graph.node
+    assert [node.op_type for node in written] == ["Shape", "Flatten", "Softmax", "Reshape"]
+    for node in written:
+        assert node.doc_string == "scores to weights"
+        assert {e.key: e.value for e in node.metadata_props} == {"source": "attention.py:12"}
+    assert not relu.doc_string
+    assert not relu.metadata_props
+    (weights,) = (info for info in to_proto(model).graph.value_info if info.name == "t")
+    assert weights.doc_string == "weights"
+    assert {e.key: e.value for e in weights.metadata_props} == {"unit": "1"}
+
+
+def test_a_graph_output_keeps_what_it_says() -> None:
+    model = parsed("m (float[2,3,4] x) => (float[2,3,4] y) { y = Softmax(x) }", 11)
+    model.graph.outputs[0].doc_string = "weights"
+    raise_opset(model, 13)
+    (output,) = to_proto(model).graph.output
+    assert (output.name, output.doc_string) == ("y", "weights")
+
+
+def test_a_node_that_is_edited_in_place_and_what_prepares_its_inputs_say_the_same() -> None:
+    text = """m (float[2,6,3] x, float[2] s) => (float[2,6,3] y) {
+      y = GroupNormalization<num_groups=2>(x, s, s)
+    }"""
+    model = parsed(text, 18, 8)
+    (node,) = model.graph
+    node.doc_string, node.metadata_props["source"] = "norm", "block.py:3"
+    raise_opset(model, 21)
+    assert len(model.graph) > 1
+    assert {n.doc_string for n in model.graph} == {"norm"}
+    assert [n.metadata_props for n in model.graph] == [{"source": "block.py:3"}] * len(model.graph)
+
+
+def test_defaults_that_changed_are_written_down() -> None:
+    model = parsed("m (float[2,3] x) => (float[2,3] y) { y = Selu<alpha=1.5>(x) }", 5)
+    raise_opset(model, 13)
+    (selu,) = model.graph
+    assert selu.attributes["alpha"].value == 1.5
+    assert selu.attributes["gamma"].value == pytest.approx(1.0507, abs=1e-7)
+
+
+def test_rules_cover_all_that_an_operator_lost() -> None:
+    """What the changelog took away or changed has a rule, or is refused where a node has it."""
+    refused = {"Cast", "GRU", "GlobalLpPool", "LSTM", "LpPool", "RNN", "Tile"}
+    versions: dict[str, list[onnx.defs.OpSchema]] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if schema.domain == "" and schema.since_version <= NEWEST:
+            versions.setdefault(schema.name, []).append(schema)
+    for name, schemas in versions.items():
+        schemas.sort(key=lambda schema: schema.since_version)
+        for old, new in pairwise(schemas):
+            if name not in RULES and name not in refused:
+                assert not _losses(old, new), (name, new.since_version)
+
+
+def _losses(old: onnx.defs.OpSchema, new: onnx.defs.OpSchema) -> list[str]:
+    lost = ["the operator"] if new.deprecated and not old.deprecated else []
+    if new.min_input > old.min_input or new.max_input < old.max_input:
+        lost.append("the number of inputs")
+    for name, was in old.attributes.items():
+        now = new.attributes.get(name)
+        if name == "consumed_inputs":
+            continue
+        if now is None or now.type != was.type or now.default_value != was.default_value:
+            lost.append(name)
+    return lost
