@@ -3,13 +3,15 @@
 from graphopt.calibration.collect import collect
 from graphopt.calibration.extrema import ChannelRange, MinMax, MovingAverage
 from graphopt.calibration.histogram import Histogram
-from graphopt.calibration.moments import ChannelSquares, Moments
+from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import Ranges, ranges, statistics
 from graphopt.calibration.rules import Range, Rule
 from graphopt.calibration.second_moments import Patches, Rows, SecondMoments, rows_of
 from graphopt.calibration.statistics import NotANumberError, Statistic
+from graphopt.calibration.sums import ChannelMean, ChannelSquares
 
 __all__ = [
+    "ChannelMean",
     "ChannelRange",
     "ChannelSquares",
     "Histogram",

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from graphopt.calibration.channels import others, require_same
 from graphopt.calibration.sentinels import extent, limit_of, real_dtype
 from graphopt.calibration.statistics import Array, NotANumberError, State
 
@@ -162,21 +163,18 @@ class ChannelRange:
         Raises:
             ValueError: It has no such axis, or another number of channels.
         """
-        if not -batch.ndim <= self.axis < batch.ndim:
-            raise ValueError(f"no axis {self.axis} in shape {batch.shape}")
-        axis = self.axis % batch.ndim
-        others = tuple(other for other in range(batch.ndim) if other != axis)
+        axes = others(self.axis, batch.shape)
         real = batch.astype(real_dtype(batch.dtype), copy=False)
-        low = real.min(axis=others, initial=math.inf)
-        high = real.max(axis=others, initial=-math.inf)
+        low = real.min(axis=axes, initial=math.inf)
+        high = real.max(axis=axes, initial=-math.inf)
         if np.isnan(low).any():
             raise NotANumberError("holds NaN")
         limit = limit_of(batch.dtype)
         if real.size and (low.min() < -limit or high.max() > limit):
             kept = np.abs(real) <= limit
             self.masked += int(real.size - np.count_nonzero(kept))
-            low = real.min(axis=others, initial=math.inf, where=kept)
-            high = real.max(axis=others, initial=-math.inf, where=kept)
+            low = real.min(axis=axes, initial=math.inf, where=kept)
+            high = real.max(axis=axes, initial=-math.inf, where=kept)
         self._include(low.astype(np.float64), high.astype(np.float64))
 
     def merge(self, other: Self) -> None:
@@ -185,8 +183,7 @@ class ChannelRange:
         Raises:
             ValueError: It counts channels along another axis, or another number of them.
         """
-        if other.axis != self.axis:
-            raise ValueError(f"axis {other.axis} does not merge into axis {self.axis}")
+        require_same(self.axis, other.axis)
         if other.low is not None and other.high is not None:
             self._include(other.low, other.high)
         self.masked += other.masked

@@ -10,8 +10,10 @@ from typing import ClassVar, Self
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.calibration.channels import position
 from graphopt.calibration.sentinels import real_dtype, without_sentinels
-from graphopt.calibration.statistics import Array, State
+from graphopt.calibration.statistics import Array
+from graphopt.calibration.sums import Sums
 from graphopt.rewrite.constants import ONNX_DOMAINS
 
 _BLOCK = 16 << 20
@@ -37,9 +39,7 @@ class Rows:
 
     def features(self, shape: tuple[int, ...]) -> int:
         """The length of a row."""
-        if not -len(shape) <= self.axis < len(shape):
-            raise ValueError(f"no axis {self.axis} in shape {shape}")
-        return shape[self.axis]
+        return shape[position(self.axis, shape)]
 
     def blocks(self, batch: Array) -> Iterator[Array]:
         """Yield rows, as (1, rows, features)."""
@@ -129,7 +129,7 @@ class Patches:
         return pads
 
 
-class SecondMoments:
+class SecondMoments(Sums):
     """The sums of x_i x_j over all rows x that a layer multiplies its weights with.
 
     Products of float32 inputs are summed in float32 within blocks of a few megabytes, and over
@@ -140,30 +140,19 @@ class SecondMoments:
         most: The most features of a row; the sums take 8 * groups * features^2 bytes.
 
     Attributes:
+        sums: X^T X, of shape (groups, features, features).
         count: How many rows were seen.
         masked: How many sentinels were seen.
     """
 
-    needs_shape: ClassVar[bool] = True
+    summed: ClassVar[str] = "features"
 
     def __init__(self, rows: Rows | Patches, most: int = 4096) -> None:
+        super().__init__()
         self.rows, self.most = rows, most
-        self.count = self.masked = 0
-        self._sums: Array | None = None
 
     def __repr__(self) -> str:
         return f"SecondMoments({self.rows}, {self.most})"
-
-    @property
-    def sums(self) -> Array:
-        """X^T X in float64, of shape (groups, features, features).
-
-        Raises:
-            ValueError: Nothing was seen.
-        """
-        if self._sums is None:
-            raise ValueError("no batch was seen")
-        return self._sums
 
     def update(self, batch: Array) -> None:
         """See one more batch.
@@ -178,13 +167,12 @@ class SecondMoments:
                 f" exceed the limit of {self.most:,} features"
             )
         kept, masked = without_sentinels(batch)
-        self.masked += masked
         real = kept.astype(real_dtype(batch.dtype), copy=False)
-        sums = np.zeros((self.rows.groups, features, features))
+        sums, count = np.zeros((self.rows.groups, features, features)), 0
         for block in self.rows.blocks(real):
             sums += block.transpose(0, 2, 1) @ block
-            self.count += block.shape[1]
-        self._add(sums)
+            count += block.shape[1]
+        self._add(sums, count, masked)
 
     def merge(self, other: Self) -> None:
         """See all that another one has seen.
@@ -194,28 +182,7 @@ class SecondMoments:
         """
         if other.rows != self.rows:
             raise ValueError(f"{other.rows} does not merge into {self.rows}")
-        self.count += other.count
-        self.masked += other.masked
-        if other._sums is not None:
-            self._add(other._sums)
-
-    def _add(self, sums: Array) -> None:
-        if self._sums is None:
-            self._sums = np.zeros_like(sums)
-        if self._sums.shape != sums.shape:
-            raise ValueError(f"{sums.shape[-1]} features after {self._sums.shape[-1]}")
-        self._sums += sums
-
-    def state(self) -> State:
-        """Return all that was seen."""
-        found = {"counts": np.array([self.count, self.masked])}
-        return found if self._sums is None else {**found, "sums": self._sums}
-
-    def restore(self, state: State) -> None:
-        """Replace what was seen."""
-        self.count, self.masked = (int(count) for count in state["counts"])
-        sums = state.get("sums")
-        self._sums = None if sums is None else sums.astype(np.float64)
+        self._add_all(other)
 
 
 def rows_of(node: ir.Node, index: int, weight_shape: tuple[int, ...]) -> Rows | Patches | None:

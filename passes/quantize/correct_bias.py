@@ -13,8 +13,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.calibration import collect
-from graphopt.calibration.channel_mean import ChannelMean
+from graphopt.calibration import ChannelMean, collect
 from graphopt.errors import GraphoptError
 from graphopt.model import load
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from graphopt.calibration import (
+    ChannelMean,
     ChannelRange,
     ChannelSquares,
     Histogram,
@@ -35,6 +36,7 @@ EXACT: dict[str, Callable[[], Statistic]] = {
 }
 ROUNDED: dict[str, Callable[[], Statistic]] = {
     "moments": Moments,
+    "channel mean": lambda: ChannelMean(-1),
     "channel squares": lambda: ChannelSquares(-1),
     "second moments": lambda: SecondMoments(Rows(-1)),
 }
@@ -160,7 +162,7 @@ def test_sentinels_are_counted_apart(kind: str, dtype: Any, sentinels: list[floa
     zeros = np.concatenate([plain, np.zeros((2, 3), dtype)])
     found, masked = on(make, mixed), on(make, mixed).masked
     assert masked == 6
-    if kind in ("channel squares", "second moments"):
+    if kind in ("channel mean", "channel squares", "second moments"):
         np.testing.assert_allclose(found.sums, on(make, zeros).sums, rtol=1e-6)
         return
     for name in ("low", "high", "mean", "count"):
