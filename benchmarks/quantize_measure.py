@@ -39,6 +39,10 @@ class Records:
     known: dict[Key, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Take what the file has, from another run at the same time, too."""
         if self.path.exists():
             for line in self.path.read_text().splitlines():
                 record = json.loads(line)
@@ -53,6 +57,7 @@ class Records:
 
     def compact(self) -> None:
         """Drop from the file what no longer counts."""
+        self.read()
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(self.known[key]) + "\n" for key in sorted(self.known)))
         part.replace(self.path)
