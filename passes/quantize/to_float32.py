@@ -14,8 +14,9 @@ from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.rewrite.constants import is_op, opset
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.selection import Globs, address, selects
+from passes.quantize.precision.calls import calls_of
 from passes.quantize.precision.positions import positions
-from passes.quantize.precision.retype import Retyper, calls_of
+from passes.quantize.precision.retype import Retyper
 
 __all__ = ["ToFloat32"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.rewrite.constants import Array, constant, is_op
+from passes.quantize.precision.float_arrays import largest
 from passes.quantize.precision.positions import MOVES
-from passes.quantize.precision.retype import largest
 
 _HEADROOM = 2.0
 """Data that were not seen may be larger than those that were."""

@@ -19,9 +19,11 @@ from graphopt.rewrite.names import Names
 from graphopt.rewrite.opsets import is_below, raise_opset
 from graphopt.rewrite.selection import Globs, address, selects
 from passes.quantize.precision import limits
+from passes.quantize.precision.calls import calls_of
+from passes.quantize.precision.float_arrays import largest
 from passes.quantize.precision.kernels import has_kernel
 from passes.quantize.precision.positions import MOVES, SAID, Positions, positions
-from passes.quantize.precision.retype import Retyper, calls_of, largest
+from passes.quantize.precision.retype import Retyper
 
 Target = Literal["auto", "generic", "ort-cpu", "ort-cuda"]
 
