@@ -6,7 +6,7 @@ from graphopt.calibration.histogram import Histogram
 from graphopt.calibration.moments import Moments
 from graphopt.calibration.ranges import Ranges, ranges, statistics
 from graphopt.calibration.rules import Range, Rule
-from graphopt.calibration.second_moments import Patches, Rows, SecondMoments, rows_of
+from graphopt.calibration.second_moments import Patches, Rows, SecondMoments
 from graphopt.calibration.statistics import NotANumberError, Statistic
 from graphopt.calibration.sums import ChannelMean, ChannelSquares
 
@@ -28,6 +28,5 @@ __all__ = [
     "Statistic",
     "collect",
     "ranges",
-    "rows_of",
     "statistics",
 ]

@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-import onnx_ir as ir
 
 from graphopt.calibration.channels import position
 from graphopt.calibration.sentinels import real_dtype, without_sentinels
-from graphopt.calibration.statistics import Array
+from graphopt.calibration.statistics import Array, NotANumberError
 from graphopt.calibration.sums import Sums
-from graphopt.rewrite.constants import ONNX_DOMAINS
 
 _BLOCK = 16 << 20
 """Bytes of rows that are laid out at once."""
-
-_ENDS = 2
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,8 @@ class SecondMoments(Sums):
 
     Args:
         rows: How rows are read from the input.
-        most: The most features of a row; the sums take 8 * groups * features^2 bytes.
+        most: The most features of a row, None: any number; the sums take
+            8 * groups * features^2 bytes.
 
     Attributes:
         sums: X^T X, of shape (groups, features, features).
@@ -147,7 +144,7 @@ class SecondMoments(Sums):
 
     summed: ClassVar[str] = "features"
 
-    def __init__(self, rows: Rows | Patches, most: int = 4096) -> None:
+    def __init__(self, rows: Rows | Patches, most: int | None = 4096) -> None:
         super().__init__()
         self.rows, self.most = rows, most
 
@@ -158,10 +155,11 @@ class SecondMoments(Sums):
         """See one more batch.
 
         Raises:
+            NotANumberError: It holds NaN, or products that overflow cancel to it.
             ValueError: Its shape does not go with the layer, or a row has too many features.
         """
         features = self.rows.features(batch.shape)
-        if features * math.sqrt(self.rows.groups) > self.most:
+        if self.most is not None and features * math.sqrt(self.rows.groups) > self.most:
             raise ValueError(
                 f"second moments of {features:,} features in {self.rows.groups} groups"
                 f" exceed the limit of {self.most:,} features"
@@ -172,6 +170,9 @@ class SecondMoments(Sums):
         for block in self.rows.blocks(real):
             sums += block.transpose(0, 2, 1) @ block
             count += block.shape[1]
+        # Products of float32 overflow to infinities, and those of both signs cancel to NaN.
+        if np.isnan(sums).any():
+            raise NotANumberError("holds NaN")
         self._add(sums, count, masked)
 
     def merge(self, other: Self) -> None:
@@ -183,34 +184,3 @@ class SecondMoments(Sums):
         if other.rows != self.rows:
             raise ValueError(f"{other.rows} does not merge into {self.rows}")
         self._add_all(other)
-
-
-def rows_of(node: ir.Node, index: int, weight_shape: tuple[int, ...]) -> Rows | Patches | None:
-    """Say how a layer reads the rows that it multiplies a weight with.
-
-    Args:
-        node: A MatMul, Gemm or Conv.
-        index: Which input the weight is.
-        weight_shape: The shape of the weight as the node sees it.
-
-    Returns:
-        None for other operators, for weights on the left, and for stacks of matrices.
-    """
-    if node.domain not in ONNX_DOMAINS or index != 1:
-        return None
-    if node.op_type == "MatMul" and len(weight_shape) == _ENDS:
-        return Rows(-1)
-    if node.op_type == "Gemm":
-        return Rows(0 if node.attributes.get_int("transA", 0) else 1)
-    if node.op_type != "Conv":
-        return None
-    kernel = tuple(weight_shape[2:])
-    ones = (1,) * len(kernel)
-    return Patches(
-        kernel,
-        tuple(node.attributes.get_ints("strides") or ones),
-        tuple(node.attributes.get_ints("dilations") or ones),
-        tuple(node.attributes.get_ints("pads") or (0,) * (2 * len(kernel))),
-        node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET",
-        node.attributes.get_int("group", 1) or 1,
-    )

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.calibration.layer_moments import LayerMoments, Window
+from graphopt.calibration import Patches, Rows, SecondMoments
 from graphopt.rewrite.weights import Use, Weight
 
 Array = npt.NDArray[Any]
@@ -21,22 +21,20 @@ class Product:
 
     Args:
         activation: What it is multiplied with.
-        axis: The axis of channels of that.
-        window: How a convolution moves; None for a product of matrices.
+        rows: How the layer reads that.
         output: The axis of output channels of the stored weight.
         shape: The shape of the stored weight.
     """
 
     activation: ir.Value
-    axis: int
-    window: Window | None
+    rows: Rows | Patches
     output: int
     shape: tuple[int, ...]
 
     @property
     def groups(self) -> int:
         """Into how many runs the channels are cut."""
-        return 1 if self.window is None else self.window.groups
+        return self.rows.groups
 
     @property
     def length(self) -> int:
@@ -46,9 +44,9 @@ class Product:
             size *= 1 if axis == self.output else length
         return size
 
-    def moments(self) -> LayerMoments:
+    def moments(self) -> SecondMoments:
         """Return the statistic of what the weight is multiplied with."""
-        return LayerMoments(self.axis, self.window)
+        return SecondMoments(self.rows, most=None)
 
     def matrices(self, stored: Array) -> Array:
         """Return a stored tensor as (groups, outputs, inputs)."""
@@ -69,18 +67,18 @@ def product(weight: Weight, use: Use) -> Product | str:
     if value is None or activation is None:
         return f"{use.node.op_type} keeps a state"
     if use.node.op_type == "Conv":
-        window = _window(use.node, shape)
-        if isinstance(window, str) or (axes.output, axes.input) != (0, 1):
-            return window if isinstance(window, str) else "its weight is stored in other axes"
-        return Product(value, 1, window, 0, shape)
+        patches = _patches(use.node, shape)
+        if isinstance(patches, str) or (axes.output, axes.input) != (0, 1):
+            return patches if isinstance(patches, str) else "its weight is stored in other axes"
+        return Product(value, patches, 0, shape)
     if use.node.op_type not in ("MatMul", "Gemm"):
         return f"{use.node.op_type} is neither MatMul, Gemm nor Conv"
     if len(shape) != 2 or axes.output is None or axes.input is None:
         return "it is no matrix"
-    return Product(value, activation.axis, None, axes.output, shape)
+    return Product(value, Rows(activation.axis), axes.output, shape)
 
 
-def _window(node: ir.Node, shape: tuple[int, ...]) -> Window | str:
+def _patches(node: ir.Node, shape: tuple[int, ...]) -> Patches | str:
     spatial = len(shape) - 2
     if any(attribute.is_ref() for attribute in node.attributes.values()):
         return "its attributes are the function's"
@@ -89,7 +87,7 @@ def _window(node: ir.Node, shape: tuple[int, ...]) -> Window | str:
         known = node.attributes.get_ints(name, default)
         return tuple(known) if known is not None else default
 
-    return Window(
+    return Patches(
         kernel=shape[2:],
         strides=ints("strides", (1,) * spatial),
         dilations=ints("dilations", (1,) * spatial),

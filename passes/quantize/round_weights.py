@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.calibration import collect
-from graphopt.calibration.layer_moments import LayerMoments
+from graphopt.calibration import SecondMoments, collect
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Context, Declined, Detail, Effect, Pass, Rewrite
@@ -250,7 +249,7 @@ class _Layer:
     weight: Weight
     products: tuple[Product, ...]
     watched: tuple[str, ...]
-    moments: dict[tuple[str, str], LayerMoments] = field(default_factory=dict)
+    moments: dict[tuple[str, str], SecondMoments] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -261,9 +260,9 @@ class _Layer:
         """Return the moments of all layers together, (groups, inputs, inputs)."""
         total: Matrix | None = None
         for at, one in zip(self.watched, self.products, strict=True):
-            found = self.moments[at, repr(one.moments())].sums
-            if found is not None:
-                total = found if total is None else total + found
+            found = self.moments[at, repr(one.moments())]
+            if found.count:
+                total = found.sums if total is None else total + found.sums
         return total
 
 
@@ -312,8 +311,8 @@ def _watch(
 ) -> dict[str, str]:
     """Collect the moments of some layers; return why values could not be watched."""
     assert context.feeds is not None
-    found: dict[tuple[str, str], LayerMoments] = {}
-    watch: dict[str, list[LayerMoments]] = {}
+    found: dict[tuple[str, str], SecondMoments] = {}
+    watch: dict[str, list[SecondMoments]] = {}
     for layer in layers:
         for at, one in zip(layer.watched, layer.products, strict=True):
             statistic = one.moments()

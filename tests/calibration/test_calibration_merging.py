@@ -24,6 +24,7 @@ from graphopt.calibration import (
     Rows,
     SecondMoments,
     Statistic,
+    second_moments,
 )
 
 Array = np.ndarray[Any, Any]
@@ -251,3 +252,17 @@ def test_patches_are_what_onnx_multiplies_weights_with(patches: Patches) -> None
 def test_second_moments_decline_what_is_too_large() -> None:
     with pytest.raises(ValueError, match="exceed the limit of 8 features"):
         on(lambda: SecondMoments(Rows(-1), most=8), np.ones((2, 9), np.float32))
+
+
+def test_second_moments_of_any_size_are_taken_where_asked_for() -> None:
+    found = on(lambda: SecondMoments(Rows(-1), most=None), np.ones((2, 4097), np.float32))
+    assert (found.sums.shape, found.count) == ((1, 4097, 4097), 2)
+    assert (found.sums == 2).all()
+
+
+def test_second_moments_refuse_what_overflows_to_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_moments, "_BLOCK", 8)
+    moments = SecondMoments(Rows(-1))
+    with pytest.raises(NotANumberError), np.errstate(over="ignore", invalid="ignore"):
+        moments.update(np.array([[1e25, 1e25], [1e25, -1e25]], np.float32))
+    assert moments.count == 0
