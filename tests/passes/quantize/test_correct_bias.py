@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from test_equalize import Array, model_of
 from test_round_weights import correlated, plain
+from uneven_models import Array, model_of
 
 from graphopt.errors import GraphoptError
 from graphopt.model import load, save

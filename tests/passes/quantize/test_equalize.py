@@ -4,16 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uneven_models import Array, applied, array, assert_equal, model_of
 
 from graphopt.errors import GraphoptError
 from graphopt.model import load
-from graphopt.pipeline.contract import Context, Declined, Rewrite
+from graphopt.pipeline.contract import Context, Rewrite
 from graphopt.runtime.compare import compare
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.session import Session
@@ -21,44 +20,12 @@ from passes.cleanup import Cleanup
 from passes.quantize.equalize import Equalize
 
 ROOT = Path(__file__).resolve().parents[3]
-Array = npt.NDArray[Any]
-HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
-
-
-def model_of(text: str, weights: dict[str, Array] | None = None, *, seed: int = 0) -> ir.Model:
-    """Parse a graph; inputs other than `x` become weights, uneven by channel."""
-    proto = onnx.parser.parse_model(text if text.lstrip().startswith("<") else HEADER + text)
-    rng = np.random.default_rng(seed)
-    kept = []
-    for value in proto.graph.input:
-        if value.name.startswith("x"):
-            kept.append(value)
-            continue
-        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        drawn = rng.standard_normal(shape)
-        for axis in range(len(shape)):
-            uneven = np.exp(1.5 * rng.standard_normal(shape[axis]))
-            drawn *= uneven.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        array = np.asarray((weights or {}).get(value.name, drawn)).astype(dtype)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, value.name))
-    del proto.graph.input[:]
-    proto.graph.input.extend(kept)
-    onnx.checker.check_model(proto, full_check=True)
-    return ir.from_proto(proto)
 
 
 def apply(
     model: ir.Model, feeds: Feeds | None = None, **parameters: Any
 ) -> tuple[list[Rewrite], dict[str, str]]:
-    rewrites, declined = [], {}
-    for step in Equalize(**parameters).rewrites(model, Context(feeds=feeds)):
-        if isinstance(step, Rewrite):
-            step.apply()
-            rewrites.append(step)
-        elif isinstance(step, Declined):
-            declined[step.at] = step.why
-    return rewrites, declined
+    return applied(Equalize(**parameters), model, Context(feeds=feeds))
 
 
 def feeds_of(model: ir.Model, count: int = 8) -> Feeds:
@@ -78,17 +45,8 @@ def check(text: str, scaled: int, weights: dict[str, Array] | None = None, **sai
     before, after = model_of(text, weights), model_of(text, weights)
     rewrites, _ = apply(after, **said)
     assert len(rewrites) == scaled
-    onnx.checker.check_model(ir.to_proto(after), full_check=True)
-    for error in compare(before, after, feeds_of(before)):
-        assert error.equal, error
-        assert error.sqnr_db > 100
+    assert_equal(before, after, feeds_of(before))
     return after
-
-
-def array(model: ir.Model, name: str) -> Array:
-    tensor = model.graph.initializers[name].const_value
-    assert tensor is not None
-    return tensor.numpy()
 
 
 def widths(weight: Array, axis: int) -> Array:

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_equalize import HEADER, Array, array, model_of
+from uneven_models import HEADER, Array, applied, array, model_of
 
 from graphopt.errors import GraphoptError
 from graphopt.model import load
-from graphopt.pipeline.contract import Context, Declined, Rewrite
+from graphopt.pipeline.contract import Context, Rewrite
 from graphopt.pipeline.manager import run
 from graphopt.rewrite.grid import Grid
 from graphopt.rewrite.weights import Weight, weights
@@ -39,15 +39,8 @@ def correlated(*shape: int, axis: int = -1, seed: int = 1) -> Array:
 def apply(
     model: ir.Model, feeds: Feeds, memory: int = 256 << 20, **parameters: Any
 ) -> tuple[list[Rewrite], dict[str, str]]:
-    rewrites, declined = [], {}
     context = Context(feeds=feeds, calibration_memory=memory)
-    for step in RoundWeights(**parameters).rewrites(model, context):
-        if isinstance(step, Rewrite):
-            step.apply()
-            rewrites.append(step)
-        elif isinstance(step, Declined):
-            declined[step.at] = step.why
-    return rewrites, declined
+    return applied(RoundWeights(**parameters), model, context)
 
 
 def error(before: ir.Model, after: ir.Model, feeds: Feeds) -> float:

@@ -4,15 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
-from test_equalize import Array, array, model_of
+from uneven_models import Array, applied, array, assert_equal, model_of
 
 from graphopt.errors import GraphoptError
-from graphopt.pipeline.contract import Context, Declined, Rewrite
+from graphopt.pipeline.contract import Context, Rewrite
 from graphopt.rewrite.grid import grid_for
-from graphopt.runtime.compare import compare
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.session import Session
 from passes.quantize.smooth import Smooth
@@ -33,15 +31,7 @@ def feeds_of(model: ir.Model, count: int = 6) -> Feeds:
 def apply(
     model: ir.Model, feeds: Feeds | None = None, **parameters: Any
 ) -> tuple[list[Rewrite], dict[str, str]]:
-    rewrites, declined = [], {}
-    context = Context(feeds=feeds or feeds_of(model))
-    for step in Smooth(**parameters).rewrites(model, context):
-        if isinstance(step, Rewrite):
-            step.apply()
-            rewrites.append(step)
-        elif isinstance(step, Declined):
-            declined[step.at] = step.why
-    return rewrites, declined
+    return applied(Smooth(**parameters), model, Context(feeds=feeds or feeds_of(model)))
 
 
 def check(
@@ -50,10 +40,7 @@ def check(
     before, after = (model_of(text, dict(weights or {})) for _ in range(2))
     rewrites, _ = apply(after, **parameters)
     assert len(rewrites) == smoothed
-    onnx.checker.check_model(ir.to_proto(after), full_check=True)
-    for error in compare(before, after, feeds_of(before)):
-        assert error.equal, error
-        assert error.sqnr_db > 100
+    assert_equal(before, after, feeds_of(before))
     return before, after, rewrites
 
 
