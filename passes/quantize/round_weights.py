@@ -16,13 +16,19 @@ from graphopt.calibration import SecondMoments, collect
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import Scope, scopes
 from graphopt.pipeline.contract import Context, Declined, Detail, Effect, Pass, Rewrite
-from graphopt.rewrite.grid import Grid, extent, grid_for
+from graphopt.rewrite.grid import Grid
 from graphopt.rewrite.selection import Globs, selects
 from graphopt.rewrite.shapes import Shapes
 from graphopt.rewrite.weights import Unusable, Weight, weights
 from passes.quantize.feedback import Columns, Matrix, Rounding, loss
 from passes.quantize.products import Product, product
-from passes.quantize.weights.sharing import GRID, Granularity, Sharing, sharing
+from passes.quantize.weights.sharing import (
+    GRID,
+    Granularity,
+    Sharing,
+    grid_of_range,
+    sharing,
+)
 
 __all__ = ["RoundWeights"]
 
@@ -181,15 +187,8 @@ class RoundWeights(Pass):
     def _solve(self, layer: _Layer, shared: Sharing) -> _Rounded:
         weight, first = layer.weight, layer.products[0]
         stored = weight.tensor.numpy()
-        low, high = extent(stored, shared.axis, shared.block_size)
-        grid = grid_for(
-            low,
-            high,
-            self._integers,
-            symmetric=self.symmetric,
-            axis=shared.axis,
-            block_size=shared.block_size,
-            scale_dtype=weight.dtype,
+        grid = grid_of_range(
+            stored, shared, self._integers, symmetric=self.symmetric, scale_dtype=weight.dtype
         )
         nearest = grid.nearest(stored)
         moments = layer.total()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from graphopt.rewrite.grid import Grid, extent, grid_for
@@ -96,8 +97,25 @@ def grid_of(weight: Weight, shared: Sharing, dtype: ir.DataType, *, symmetric: b
         and kept.holds(real)
     ):
         return kept
-    low, high = extent(real, shared.axis, shared.block_size)
     double = weight.tensor.dtype == ir.DataType.DOUBLE
+    scale_dtype = ir.DataType.DOUBLE if double else ir.DataType.FLOAT
+    return grid_of_range(real, shared, dtype, symmetric=symmetric, scale_dtype=scale_dtype)
+
+
+def grid_of_range(
+    real: npt.NDArray[Any],
+    shared: Sharing,
+    dtype: ir.DataType,
+    *,
+    symmetric: bool,
+    scale_dtype: ir.DataType,
+) -> Grid:
+    """Return the grid that reaches from the smallest to the largest of what shares a scale.
+
+    Raises:
+        ValueError: The numbers hold NaN or infinity.
+    """
+    low, high = extent(real, shared.axis, shared.block_size)
     return grid_for(
         low,
         high,
@@ -105,5 +123,5 @@ def grid_of(weight: Weight, shared: Sharing, dtype: ir.DataType, *, symmetric: b
         symmetric=symmetric,
         axis=shared.axis,
         block_size=shared.block_size,
-        scale_dtype=ir.DataType.DOUBLE if double else ir.DataType.FLOAT,
+        scale_dtype=scale_dtype,
     )
