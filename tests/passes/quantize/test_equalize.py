@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uneven_models import Array, applied, array, assert_equal, model_of
+from uneven_models import Array, applied, array, assert_equal, drawn_feeds, model_of
 
 from graphopt.errors import GraphoptError
 from graphopt.model import load
@@ -28,16 +28,8 @@ def apply(
     return applied(Equalize(**parameters), model, Context(feeds=feeds))
 
 
-def feeds_of(model: ir.Model, count: int = 8) -> Feeds:
-    rng = np.random.default_rng(1)
-    arrays = {}
-    for value in model.graph.inputs:
-        assert value.name is not None
-        assert value.shape is not None
-        sizes = [int(size) if isinstance(size, int) else count for size in value.shape]
-        sizes[0] = count
-        arrays[value.name] = rng.standard_normal(sizes).astype(value.dtype.numpy())  # type: ignore[union-attr] # tensors
-    return Feeds(arrays)
+def feeds_of(model: ir.Model) -> Feeds:
+    return drawn_feeds(model, 8, seed=1)
 
 
 def check(text: str, scaled: int, weights: dict[str, Array] | None = None, **said: Any) -> ir.Model:

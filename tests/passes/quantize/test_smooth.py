@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from uneven_models import Array, applied, array, assert_equal, model_of
+from uneven_models import Array, applied, array, assert_equal, drawn_feeds, model_of
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Rewrite
@@ -16,16 +16,8 @@ from graphopt.runtime.session import Session
 from passes.quantize.smooth import Smooth
 
 
-def feeds_of(model: ir.Model, count: int = 6) -> Feeds:
-    """Draw inputs with a few channels that are much wider than the others."""
-    rng = np.random.default_rng(5)
-    arrays = {}
-    for value in model.graph.inputs:
-        assert value.name is not None
-        assert value.shape is not None
-        sizes = [count, *(int(size) for size in list(value.shape)[1:])]
-        arrays[value.name] = rng.standard_normal(sizes).astype(np.float32)
-    return Feeds(arrays)
+def feeds_of(model: ir.Model) -> Feeds:
+    return drawn_feeds(model, 6, seed=5)
 
 
 def apply(

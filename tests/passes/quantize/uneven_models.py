@@ -40,6 +40,20 @@ def model_of(text: str, weights: dict[str, Array] | None = None, *, seed: int = 
     return ir.from_proto(proto)
 
 
+def drawn_feeds(model: ir.Model, count: int, *, seed: int) -> Feeds:
+    """Draw samples of all inputs; sizes that the model leaves open are `count`, too."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for value in model.graph.inputs:
+        assert value.name is not None
+        assert value.shape is not None
+        assert value.dtype is not None
+        sizes = [int(size) if isinstance(size, int) else count for size in value.shape]
+        sizes[0] = count
+        arrays[value.name] = rng.standard_normal(sizes).astype(value.dtype.numpy())
+    return Feeds(arrays)
+
+
 def array(model: ir.Model, name: str) -> Array:
     tensor = model.graph.initializers[name].const_value
     assert tensor is not None
