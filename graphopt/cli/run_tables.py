@@ -93,7 +93,12 @@ def _findings(step: StepRecord) -> Table:
         (note.at, note.why, *(_detail(note.details.get(key)) for key in keys))
         for note in step.findings
     ]
-    return table(step.pass_text, ("at", "finding", *keys), rows, right=range(2, 2 + len(keys)))
+    numbers = [
+        index
+        for index, key in enumerate(keys, start=2)
+        if not any(isinstance(note.details.get(key), str) for note in step.findings)
+    ]
+    return table(step.pass_text, ("at", "finding", *keys), rows, right=numbers)
 
 
 def _detail(value: Detail) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.model.scopes import Scope, scopes
@@ -130,6 +131,8 @@ def _weight_objection(node: ir.Node, index: int) -> str | None:
     found = slot(node, index, len(tensor.shape))
     if found is None or found.role != Role.WEIGHT:
         return "its weight has a shape that no layer sums over"
+    if not np.isfinite(tensor.numpy()).all():
+        return "its weight holds NaN or infinity"
     return None
 
 

@@ -358,3 +358,17 @@ def test_the_bias_behind_a_product_does_not_keep_it_float(batch: str) -> None:
     assert sqnr(run(model, feeds)["y"], run(result, feeds)["y"]) > 30
     left = {operator.op_type for operator in left_float(result)}
     assert left <= {"Add", "Relu", "Reshape"}
+
+
+def test_a_weight_with_nan_stays_float() -> None:
+    broken = normal(5, 6)
+    broken[0, 0] = np.nan
+    model = parse(
+        """main (float[N,8] x) => (float[N,5] p, float[N,6] y) {
+            p = MatMul(x, w) y = MatMul(p, v) }""",
+        {"w": normal(8, 5), "v": broken},
+    )
+    result, _ = quantized(model, {"x": normal(16, 8)})
+    stored = {v.dtype for v in result.graph.initializers.values()}
+    assert "v" in result.graph.initializers
+    assert ir.DataType.INT8 in stored
