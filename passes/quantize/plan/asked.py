@@ -117,8 +117,13 @@ def _bounds(quantize: Quantize, feeds: Feeds, made_up: bool, metric: Metric | No
         return Bounds(min_sqnr=quantize.min_sqnr, max_drop=quantize.max_drop)
     return Bounds(
         min_sqnr=MIN_SQNR + MADE_UP * made_up,
-        min_agreement=None if made_up else MIN_AGREEMENT,
+        min_agreement=None if made_up else _least_agreement(feeds.count),
         max_drop=None if metric is None else MAX_DROP,
         min_order=None if made_up else MIN_ORDER,
         rows=None if feeds.labels is None else len(feeds.labels),
     )
+
+
+def _least_agreement(samples: int) -> float:
+    """On few samples one may get another winner: all or nothing would hang on a near tie."""
+    return min(MIN_AGREEMENT, 1 - 1 / samples)

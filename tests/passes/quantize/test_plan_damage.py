@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.pipeline.contract import Context
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.layout import Input
 from graphopt.runtime.metrics import open_metric
+from passes.quantize.plan.asked import asked
 from passes.quantize.plan.damage import Bounds, Damage, Gauge
 from passes.quantize.plan.output_damage import meant, rank_correlation
 from passes.quantize.plan.scores import score_outputs
+from passes.quantize.quantize import Quantize
 
 SCORES = np.eye(4, dtype=np.float32)[np.arange(40) % 4] * 3
 LABELS = np.arange(40) % 4
@@ -203,3 +206,15 @@ def test_scores_are_what_classes_win_by(tail, scores):
         """
     )
     assert score_outputs(model) == (frozenset({"y"}) if scores else frozenset())
+
+
+@pytest.mark.parametrize(("samples", "agreement"), [(24, 23 / 24), (49, 48 / 49), (1000, 0.98)])
+def test_one_of_few_samples_may_get_another_winner(samples: int, agreement: float) -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"""
+    )
+    data = np.random.default_rng(0).random((samples, 4), np.float32)
+    bounds = asked(Quantize(), model, Context(feeds=Feeds({"x": data}))).bounds
+    assert bounds.objection(Damage(40.0, agreement)) is None
+    assert bounds.objection(Damage(40.0, agreement - 1 / samples)) is not None
