@@ -6,6 +6,7 @@ by one; per-channel weights wherever it has them, except in `ort-default`, which
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import tempfile
@@ -92,12 +93,14 @@ def _ort_prepared(source: str, folder: str) -> str:
     """What its documentation asks for; without symbolic shapes where those fail, as users do."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    prepared = str(Path(folder) / "prepared.onnx")
-    try:
-        quant_pre_process(source, prepared)
-    except Exception:
-        # It wraps nothing: what goes wrong inside comes out as any type.
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    source, prepared = str(Path(source).resolve()), str(Path(folder).resolve() / "prepared.onnx")
+    # It leaves temporary files in the working directory.
+    with contextlib.chdir(folder):
+        try:
+            quant_pre_process(source, prepared)
+        except Exception:
+            # It wraps nothing: what goes wrong inside comes out as any type.
+            quant_pre_process(source, prepared, skip_symbolic_shape=True)
     return prepared
 
 
