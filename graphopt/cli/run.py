@@ -224,6 +224,8 @@ class _Job:
                         reproducers=reproducers,
                     )
                 results.append(result)
+                if feeds is not None:
+                    feeds = feeds.following(before, result.model)
         return results
 
     def _instruments(self) -> list[Instrument]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
@@ -58,6 +58,18 @@ class Step:
     def changed(self) -> bool:
         """Whether the model after the pass is another one than before."""
         return self.after is not self.before
+
+    @property
+    def context_after(self) -> Context:
+        """The context for the model after the pass: its feeds fit inputs of another float type.
+
+        They fit the model before the pass, too.
+        """
+        given = self.context.feeds
+        if given is None or self.work.keeps_interface or not self.changed:
+            return self.context
+        feeds = given.following(self.before, self.after)
+        return self.context if feeds is given else replace(self.context, feeds=feeds)
 
 
 class RollBack(Exception):

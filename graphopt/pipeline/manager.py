@@ -119,6 +119,7 @@ class _Run:
             self._watched(step, watch)
         except Exception as error:
             raise pass_failed(error, step, self._records, self._reproducers) from error
+        self._context = step.context_after
         self._model = step.after
         self._records.append(_record(step, watch))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.model import save
@@ -65,7 +66,7 @@ def write_reproducer(root: Path, step: Step, error: BaseException) -> Path:
     }
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if step.context.feeds is not None:
-        _write_feeds(step.context.feeds, folder / _FEEDS)
+        _write_feeds(step.context.feeds, step.before, folder / _FEEDS)
     trace = "".join(traceback.format_exception(error))
     (folder / "traceback.txt").write_text(trace, encoding="utf-8")
     (folder / "README").write_text(_readme(folder, step), encoding="utf-8")
@@ -124,14 +125,14 @@ def _text(value: object) -> str:
     return value
 
 
-def _write_feeds(feeds: Feeds, folder: Path) -> None:
+def _write_feeds(feeds: Feeds, model: ir.Model, folder: Path) -> None:
     folder.mkdir()
     done = 0
     for number, part in enumerate([feeds.arrays] if feeds.parts is None else feeds.parts()):
         count = feeds.layout.samples(part, feeds.source)
         if feeds.limit is not None:
             count = min(count, feeds.limit - done)
-        arrays: dict[str, Any] = dict(feeds.layout.cut(part, 0, count))
+        arrays: dict[str, Any] = feeds.converted(feeds.layout.cut(part, 0, count), model)
         if feeds.labels is not None:
             arrays["labels"] = feeds.labels[done : done + count]
         np.savez(folder / f"{number:06}.npz", **{k: _plain(v) for k, v in arrays.items()})

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from graphopt.callables import import_callable, is_callable_spec
 from graphopt.errors import GraphoptError
-from graphopt.runtime.layout import Input, Layout, fit, inputs_of
+from graphopt.runtime.layout import FLOATS, Input, Layout, fit, inputs_of
 from graphopt.runtime.npz import MAX_UNPACKED_BYTES, read_npz, readable
 
 Array = npt.NDArray[np.generic]
@@ -41,6 +42,8 @@ class Feeds:
         layout: Where the samples are; set by `for_model`.
         limit: Only so many samples, the first ones.
         fitted: The inputs that `for_model` has checked these feeds against.
+        stored: The type that the samples have, by the name of an input that wants another one
+            since a pass changed it; set by `following`.
     """
 
     arrays: Mapping[str, Array]
@@ -50,6 +53,7 @@ class Feeds:
     layout: Layout = field(default_factory=Layout)
     limit: int | None = None
     fitted: tuple[Input, ...] | None = None
+    stored: Mapping[str, np.dtype[Any]] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -88,7 +92,7 @@ class Feeds:
         feeds = self._with_labels_as_input(inputs)
         layout = Layout()
         for position, part in enumerate(feeds._parts()):
-            part_layout = fit(inputs, part, self.source)
+            part_layout = fit(inputs, part, self.source, converted=self.stored.keys())
             if position and part_layout != layout:
                 raise GraphoptError(
                     f"part {position + 1} is laid out differently from the ones before it",
@@ -98,9 +102,51 @@ class Feeds:
             layout = part_layout
             for name, array in part.items():
                 _check_finite(name, array, self.source)
+                if name in self.stored and name in layout.dtypes:
+                    _check_held(name, array, layout.dtypes[name], self.source)
         fitted = dataclasses.replace(feeds, layout=layout, fitted=inputs)
         fitted._check_counts()
         return fitted
+
+    def following(self, before: ir.Model, after: ir.Model) -> Feeds:
+        """Feeds for a model and for what a pass made of it, inputs of another float type included.
+
+        Where an input went from one floating-point type to another, samples of the former fit the
+        latter, and are converted batch by batch. Feeds for both: `for_model` says which one.
+        """
+        wanted = {item.name: item.dtype for item in inputs_of(after)}
+        changed = {
+            item.name: np.dtype(item.dtype.numpy())
+            for item in inputs_of(before)
+            if item.dtype in FLOATS
+            and wanted.get(item.name) in FLOATS
+            and wanted[item.name] != item.dtype
+        }
+        if changed.keys() <= self.stored.keys():
+            return self
+        return dataclasses.replace(self, stored={**changed, **self.stored}, fitted=None)
+
+    def converted(self, arrays: Mapping[str, Array], model: ir.Model) -> dict[str, Array]:
+        """Arrays of these feeds as a model wants them stored, where a pass changed the type."""
+        types = {item.name: item.dtype for item in inputs_of(model) if item.dtype in FLOATS}
+        made = dict(self._named(arrays))
+        for name in self.stored:
+            if name in made and (wanted := types.get(name)) is not None:
+                # What does not fit was refused, or the reader says so.
+                with np.errstate(over="ignore"):
+                    made[name] = made[name].astype(wanted.numpy())
+        return made
+
+    def _named(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Give bytes without a name, which numpy reads where it wrote bfloat16, their type."""
+        if not self.stored:
+            return arrays
+        return {
+            name: array.view(self.stored[name])
+            if name in self.stored and array.dtype.type is np.void
+            else array
+            for name, array in arrays.items()
+        }
 
     def _with_labels_as_input(self, inputs: Sequence[Input]) -> Feeds:
         wanted = any(item.name == _LABELS for item in inputs)
@@ -126,9 +172,9 @@ class Feeds:
 
     def _parts(self) -> Iterator[Mapping[str, Array]]:
         if self.parts is None:
-            yield self.arrays
+            yield self._named(self.arrays)
         else:
-            yield from self.parts()
+            yield from map(self._named, self.parts())
 
     def _joined(self, size: int) -> Iterator[Batch]:
         pending: list[Batch] = []
@@ -263,4 +309,19 @@ def _check_finite(name: str, array: Array, source: str) -> None:
                 f"{name!r} holds values that are not finite (the first: {value})",
                 file=source,
                 fix="clean the data: errors against it would mean nothing",
+            )
+
+
+def _check_held(name: str, array: Array, dtype: np.dtype[Any], source: str) -> None:
+    flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
+    for start in range(0, flat.size, _CHECKED_AT_ONCE):
+        chunk = flat[start : start + _CHECKED_AT_ONCE]
+        with np.errstate(over="ignore"):
+            wrong = np.flatnonzero(~np.isfinite(chunk.astype(dtype)))
+        if wrong.size:
+            raise GraphoptError(
+                f"{name!r} holds values that {dtype.name}, which the model's input has become,"
+                f" cannot hold (the first: {chunk[wrong[0]]})",
+                file=source,
+                fix="keep the type of the input, or scale the data",
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,11 @@ from graphopt.errors import GraphoptError
 from graphopt.model.declared_shapes import Dims, dims_of, shape_text
 
 Array = npt.NDArray[Any]
+
+FLOATS = frozenset(
+    (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
+)
+"""The types of inputs that a pass may make of each other: samples are converted then."""
 
 
 @dataclass(frozen=True)
@@ -142,15 +147,28 @@ class Layout:
         dtype = self.dtypes.get(name)
         if dtype is None:
             return whole
-        if array.dtype.kind == "V":
+        if array.dtype.type is np.void:
             return np.ascontiguousarray(whole).view(dtype)
         return whole.astype(dtype)
 
 
-def fit(inputs: Sequence[Input], arrays: Mapping[str, Array], source: str) -> Layout:
+def fit(
+    inputs: Sequence[Input],
+    arrays: Mapping[str, Array],
+    source: str,
+    *,
+    converted: Container[str] = (),
+) -> Layout:
     """Lay arrays out for a model.
 
-    Wider types of the same kind are cast (float16 to float32, int32 to int64); nothing is narrowed.
+    Wider types of the same kind are cast (float16 to float32, int32 to int64); nothing is narrowed
+    but what is to be converted.
+
+    Args:
+        inputs: Of the model.
+        arrays: One per input.
+        source: What a message calls them.
+        converted: Names of inputs for which any of `FLOATS` is cast.
 
     Raises:
         GraphoptError: An input is missing, superfluous, of another dtype, rank or size, or the
@@ -160,7 +178,7 @@ def fit(inputs: Sequence[Input], arrays: Mapping[str, Array], source: str) -> La
     fed = [item for item in inputs if item.name in arrays]
     dtypes = {}
     for item in fed:
-        target = _target_dtype(item, arrays[item.name], source)
+        target = _target_dtype(item, arrays[item.name], source, converted)
         if target is not None:
             dtypes[item.name] = target
     symbol = _batch_symbol(fed)
@@ -206,7 +224,9 @@ def _check_names(inputs: Sequence[Input], arrays: Mapping[str, Array], source: s
             )
 
 
-def _target_dtype(item: Input, array: Array, source: str) -> np.dtype[Any] | None:
+def _target_dtype(
+    item: Input, array: Array, source: str, converted: Container[str]
+) -> np.dtype[Any] | None:
     if item.dtype is None:
         return None
     if item.dtype == ir.DataType.STRING:
@@ -216,6 +236,8 @@ def _target_dtype(item: Input, array: Array, source: str) -> np.dtype[Any] | Non
     wanted = np.dtype(item.dtype.numpy())
     if array.dtype == wanted:
         return None
+    if item.name in converted and item.dtype in FLOATS and _is_float(array):
+        return wanted
     if array.dtype.kind == "V" and array.dtype.itemsize == wanted.itemsize:
         # numpy writes bfloat16 and the other types of ml_dtypes as bytes without a name.
         return wanted
@@ -223,6 +245,10 @@ def _target_dtype(item: Input, array: Array, source: str) -> np.dtype[Any] | Non
     if same_kind and array.dtype.kind in "fiu" and np.can_cast(array.dtype, wanted, "safe"):
         return wanted
     raise _wrong_dtype(item, array, source)
+
+
+def _is_float(array: Array) -> bool:
+    return any(array.dtype == dtype.numpy() for dtype in FLOATS)
 
 
 def _wrong_dtype(item: Input, array: Array, source: str) -> GraphoptError:

@@ -28,6 +28,8 @@ from graphopt.pipeline.interface import interface_change
 from graphopt.pipeline.manager import PassFailed, run
 from graphopt.runtime import session
 from graphopt.runtime.feeds import Feeds
+from passes.quantize.to_float16 import ToFloat16
+from passes.quantize.to_float32 import ToFloat32
 
 
 @dataclass(frozen=True)
@@ -398,3 +400,52 @@ def test_outputs_are_kept_only_as_long_as_they_fit() -> None:
     for fit in (True, True, False, False):
         kept.add(batch)
         assert (kept.outputs is not None) is fit
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_samples_follow_a_declared_change_of_the_inputs_type(labels: bool) -> None:
+    context = labelled()
+    instruments: list[Any] = [Compare(), LatencyGuard(1e9)]
+    if labels:
+        instruments.append(MetricGuard("accuracy", 0.5))
+    passes = [ToFloat16(keep_io=False), DropIdentity(), ToFloat32(keep_io=False), DropIdentity()]
+    result = run(chain(), passes, context, instruments)
+    first, dropped, back, _ = result.steps
+    assert result.model.graph.inputs[0].dtype == ir.DataType.FLOAT
+    assert first.rewrites
+    assert first.rolled_back is None
+    assert [error.equal for error in dropped.errors] == [True]
+    assert back.rewrites
+
+
+def test_later_passes_get_samples_of_the_new_type() -> None:
+    seen = []
+
+    @dataclass(frozen=True)
+    class Look(Edit):
+        name: ClassVar[str] = "look"
+
+        def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
+            assert context.feeds is not None
+            seen.append(next(context.feeds.for_model(model).batches())["x"].dtype)
+            yield Declined("here", "it only looks")
+
+    run(chain(), [Look(), ToFloat16(keep_io=False), Look()], Context(feeds=data()), [Compare()])
+    assert seen == [np.float32, np.float16]
+
+
+def test_a_change_that_is_rolled_back_leaves_the_samples() -> None:
+    passes = [ToFloat16(keep_io=False), ToFloat16(keep_io=False), DropIdentity()]
+    ratios = iter([2.0, 2.0, 1.0])
+    guard = LatencyGuard(1.0, lambda before, after, context: next(ratios))
+    result = run(chain(), passes, Context(feeds=data()), [Compare(), guard])
+    assert result.kept_pipeline == "drop_identity"
+    assert result.steps[2].errors[0].equal
+
+
+def test_a_reproducer_holds_samples_of_the_models_type(tmp_path: Path) -> None:
+    passes = [ToFloat16(keep_io=False), FalseScale(factor=3.0)]
+    with pytest.raises(PassFailed):
+        run(chain(), passes, Context(feeds=data()), [Compare()], reproducers=tmp_path)
+    (file,) = tmp_path.glob("*/feeds/*.npz")
+    assert np.load(file)["x"].dtype == np.float16

@@ -214,3 +214,61 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(GraphoptError, match=cause):
             open_feeds(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("after", ["float16", "bfloat16", "double"])
+def test_samples_follow_an_input_to_another_float_type(after: str) -> None:
+    own, new = model(IMAGE), model(IMAGE.replace("float[", f"{after}["))
+    given = Feeds({"x": numbers(10, 3)}, labels=np.arange(10))
+    strict = given.for_model(own)
+    feeds = strict.following(own, new)
+    batches = [batch["x"] for batch in feeds.for_model(new).batches(4)]
+    wanted = ir.DataType["DOUBLE" if after == "double" else after.upper()].numpy()
+    assert [batch.dtype for batch in batches] == [wanted] * 3
+    np.testing.assert_array_equal(np.concatenate(batches).astype(np.float32), numbers(10, 3))
+    # Of these types, ONNX Runtime has a kernel on the CPU for each.
+    cast = f"""<ir_version: 10, opset_import: ["": 20]>
+g ({after}[N,3] x) => (float[N,3] y) {{ y = Cast<to = 1>(x) }}"""
+    np.testing.assert_array_equal(
+        Session(model(cast)).run({"x": batches[0]})["y"], numbers(10, 3)[:4]
+    )
+    # Both models are fed by them, and the user's own data is held to its type.
+    assert next(feeds.for_model(own).batches(4))["x"].dtype == np.float32
+    assert feeds.following(new, own) is feeds
+    assert strict.following(own, own) is strict
+    if after != "double":
+        with pytest.raises(GraphoptError, match=f"has dtype float32, the model wants {after}"):
+            strict.for_model(new)
+
+
+def test_bfloat16_from_npz_follows_by_value(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=numbers(2, 3).astype(ml_dtypes.bfloat16))
+    own = model(IMAGE.replace("float[", "bfloat16["))
+    feeds = open_feeds(str(tmp_path / "a.npz")).for_model(own)
+    for after in ("float16", "float"):
+        new = model(IMAGE.replace("float[", f"{after}["))
+        followed = feeds.following(own, new)
+        (batch,) = followed.for_model(new).batches()
+        assert batch["x"].dtype == {"float16": np.float16, "float": np.float32}[after]
+        np.testing.assert_array_equal(batch["x"], numbers(2, 3))
+        written = followed.converted(followed.arrays, new)
+        np.testing.assert_array_equal(written["x"], batch["x"])
+
+
+def test_parts_follow_one_by_one(tmp_path: Path) -> None:
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", x=numbers(3, 3))
+    own, new = model(IMAGE), model(IMAGE.replace("float[", "float16["))
+    feeds = open_feeds(str(tmp_path)).for_model(own).following(own, new).for_model(new)
+    batches = [batch["x"] for batch in feeds.batches(4)]
+    assert [len(batch) for batch in batches] == [4, 2]
+    assert all(batch.dtype == np.float16 for batch in batches)
+
+
+def test_samples_beyond_the_new_type_are_refused() -> None:
+    own, new = model(IMAGE), model(IMAGE.replace("float[", "float16["))
+    feeds = Feeds({"x": numbers(2, 3) + 65530}).for_model(own).following(own, new)
+    with pytest.raises(GraphoptError, match=r"'x' holds values that float16, .*cannot hold"):
+        feeds.for_model(new)
+    whole, other = model(IMAGE.replace("float[N", "int64[N")), model(IMAGE)
+    assert feeds.following(whole, other) is feeds

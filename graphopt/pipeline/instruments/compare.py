@@ -52,6 +52,7 @@ class Compare(Instrument):
         self._max_bytes = max_bytes
         self._min_sqnr = min_sqnr
         self._feeds: Feeds | None = None
+        self._former: tuple[ir.Model | None, Feeds | None] = (None, None)
         self._known: list[tuple[ir.Model, Session]] = []
 
     def start(self, model: ir.Model, context: Context) -> None:
@@ -62,6 +63,7 @@ class Compare(Instrument):
             GraphoptError: The feeds do not fit it.
         """
         self._known.clear()
+        self._former = (None, None)
         try:
             self._feeds = self._feeds_for(model, context)
             session = Session(model, context.providers, title="it")
@@ -86,13 +88,19 @@ class Compare(Instrument):
         """
         if not step.changed:
             return
+        former, feeds = self._former
+        if step.before is former:
+            # The pass that changed the interface was rolled back.
+            self._feeds = feeds
         change = interface_change(step.before, step.after)
         if change is None:
             self._compare(step)
         elif step.work.keeps_interface:
             raise CheckFailed(f"it changed the interface: {change}")
         else:
-            self.start(step.after, step.context)
+            feeds = self._feeds
+            self.start(step.after, step.context_after)
+            self._former = (step.before, feeds)
 
     def _compare(self, step: Step) -> None:
         reference = self._session(step.before, step.context)

@@ -62,9 +62,10 @@ class MetricGuard(Instrument):
         """
         if not step.changed:
             return
-        assert step.context.feeds is not None, "the manager calls start first"
-        outputs = self._outputs(step.after, step.context, step.context.feeds)
-        score = self._score(outputs, step.context.feeds)
+        context = step.context_after
+        assert context.feeds is not None, "the manager calls start first"
+        outputs = self._outputs(step.after, context, context.feeds)
+        score = self._score(outputs, context.feeds)
         step.measures[self._metric.name] = score
         # Written so that a NaN is a miss.
         if not self._metric.drop(self._wanted, score) <= self._max_drop:
@@ -128,13 +129,15 @@ def latency_ratio(before: ir.Model, after: ir.Model, context: Context) -> float:
 
     Args:
         before: The model in the denominator.
-        after: The model in the numerator; it takes the inputs of the other one.
+        after: The model in the numerator; it takes the inputs of the other one, or such of another
+            floating-point type.
         context: Its feeds give one batch, else its seed makes one.
     """
     given = context.feeds
     feeds = synthetic_feeds(before, seed=context.seed) if given is None else given.for_model(before)
     samples = next(feeds.batches(1))
+    converted = next(feeds.following(before, after).for_model(after).batches(1))
     # Idle threads of one session that spin would slow the other.
     old, new = (Session(model, context.providers, spinning=False) for model in (before, after))
-    base, latency = interleave([lambda: old.run(samples), lambda: new.run(samples)])
+    base, latency = interleave([lambda: old.run(samples), lambda: new.run(converted)])
     return ratio(latency, base).median
