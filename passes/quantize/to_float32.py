@@ -14,6 +14,7 @@ from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.rewrite.constants import is_op, opset
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.selection import Globs, address, selects
+from graphopt.rewrite.shapes import Shapes
 from passes.quantize.precision.calls import calls_of
 from passes.quantize.precision.positions import positions
 from passes.quantize.precision.retype import Retyper
@@ -70,6 +71,7 @@ class ToFloat32(Pass):
                 yield Rewrite("inputs and outputs", why, retyper.interface)
         finally:
             Names.forget(model)
+            Shapes.forget(model)
 
     def _selects(self, node: ir.Node, scope: Scope) -> bool:
         types = (self.op_types,) if isinstance(self.op_types, str) else self.op_types

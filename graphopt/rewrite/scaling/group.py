@@ -277,6 +277,8 @@ class Walk:
             raise Refused(f"the weight of {self._name(node)} cannot be edited")
         if found[0].quantization is not None:
             raise Refused(f"the weight of {self._name(node)} is quantized")
+        if not self.scaling.weights.is_finite(found[0]):
+            raise Refused(f"the weight of {self._name(node)} holds NaN or infinity")
         self._parts[node, index] = Part(node, index, lane(numbers), power, found[0])
 
     def reader(self, node: ir.Node, index: int, value: ir.Value, axis: int, along: Lane) -> None:

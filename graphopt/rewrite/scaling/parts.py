@@ -103,6 +103,7 @@ class Weights:
     def __init__(self, model: ir.Model) -> None:
         self._found: dict[tuple[ir.Node, int], tuple[Weight, Use]] = {}
         self._unusable: dict[str, str] = {}
+        self._finite: dict[ir.Value, bool] = {}
         for one in weights(model, roles=(Role.WEIGHT,)):
             if isinstance(one, Unusable):
                 self._unusable[one.at] = one.why
@@ -118,6 +119,12 @@ class Weights:
     def uses(self, weight: Weight) -> set[tuple[ir.Node, int]]:
         """Return all inputs of nodes that read a weight."""
         return {(use.node, index) for use in weight.uses for index in _indices(use)}
+
+    def is_finite(self, weight: Weight) -> bool:
+        """Whether a weight held neither NaN nor infinity when this was first asked."""
+        if weight.value not in self._finite:
+            self._finite[weight.value] = bool(np.isfinite(weight.tensor.numpy()).all())
+        return self._finite[weight.value]
 
     def all(self) -> Mapping[tuple[ir.Node, int], tuple[Weight, Use]]:
         """Return all weights by node and input."""

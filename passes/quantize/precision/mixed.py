@@ -18,6 +18,7 @@ from graphopt.rewrite.constants import constant, is_op, opset
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.opsets import is_below, raise_opset
 from graphopt.rewrite.selection import Globs, address, selects
+from graphopt.rewrite.shapes import Shapes
 from passes.quantize.precision import limits
 from passes.quantize.precision.calls import calls_of
 from passes.quantize.precision.float_arrays import largest
@@ -72,6 +73,7 @@ class MixedPrecision(Pass):
             yield from _Conversion(self, model, context).rewrites()
         finally:
             Names.forget(model)
+            Shapes.forget(model)
 
     def selects(self, node: ir.Node, scope: Scope) -> bool:
         """Whether a node is meant."""

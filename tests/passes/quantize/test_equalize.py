@@ -78,6 +78,17 @@ def test_powers_of_two_round_no_weight() -> None:
     assert len(np.unique(ratio)) > 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["w1", "w2"])
+def test_channels_of_a_weight_with_nan_or_infinity_stay(name: str, broken: float) -> None:
+    weights = {"w1": np.ones((6, 3, 3, 3)), "w2": np.ones((4, 6, 3, 3))}
+    weights[name][0, 1, 2, 0] = broken
+    rewrites, declined = apply(model_of(PAIR, weights))
+    assert not rewrites
+    assert any("holds NaN or infinity" in why for why in declined.values())
+
+
 def test_zero_channels_stay() -> None:
     w1 = np.random.default_rng(3).standard_normal((6, 3, 3, 3))
     w2 = np.random.default_rng(4).standard_normal((4, 6, 3, 3))

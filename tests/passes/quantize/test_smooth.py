@@ -245,3 +245,23 @@ def test_bodies_are_smoothed_too() -> None:
         {"g": GAIN},
         alpha=0.5,
     )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("alpha", [None, 0.5])
+@pytest.mark.parametrize("insert", [False, True])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_layer_with_nan_or_infinity_in_its_weight_stays(
+    alpha: float | None, insert: bool, broken: float
+) -> None:
+    text = """
+    agraph (float[N,8] x, float[8] g, float[8] b, float[8,8] w) => (float[N,8] y) {
+      n = LayerNormalization <axis = -1> (x, g, b)
+      y = MatMul(n, w)
+    }
+    """
+    weight = np.ones((8, 8))
+    weight[1, 2] = broken
+    rewrites, declined = apply(model_of(text, {"w": weight}), alpha=alpha, insert=insert)
+    assert not rewrites
+    assert ["holds NaN or infinity" in why for why in declined.values()] == [True]

@@ -15,6 +15,7 @@ from graphopt.pipeline.contract import Context, Declined, Finding, Rewrite
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.session import Session
 from passes.quantize.quantize import Quantize
+from passes.quantize.to_float16 import ToFloat16
 
 W = normal(4, 3, 3, 3, scale=0.3)
 X = {"x": normal(16, 3, 8, 8, seed=3)}
@@ -372,3 +373,25 @@ def test_a_weight_with_nan_stays_float() -> None:
     stored = {v.dtype for v in result.graph.initializers.values()}
     assert "v" in result.graph.initializers
     assert ir.DataType.INT8 in stored
+
+
+@pytest.mark.parametrize("target", ["ort-cpu", "tensorrt"])
+def test_a_model_that_to_float16_has_just_narrowed_is_quantized(target: str) -> None:
+    model = parse(
+        """main (float[N,8] x) => (float[N,4] y) {
+            a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }""",
+        {"w": normal(8, 6), "v": normal(6, 4)},
+        opset=17,
+    )
+    feeds = {"x": normal(32, 8)}
+    narrowed = ir.from_proto(ir.to_proto(model))
+    context = Context(feeds=Feeds(feeds).for_model(narrowed))
+    work = Quantize(mode="static", activations="int8", target=target, read_back=False)
+    # In the same model, with what the first pass remembers of it, as in a pipeline.
+    for one in (ToFloat16(target="generic"), work):
+        for item in one.rewrites(narrowed, context):
+            if isinstance(item, Rewrite):
+                item.apply()
+    onnx.checker.check_model(ir.to_proto(narrowed), full_check=True)
+    assert "QuantizeLinear" in ops(narrowed)
+    assert sqnr(run(model, feeds)["y"], run(narrowed, feeds)["y"]) > 25
