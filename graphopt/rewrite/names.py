@@ -42,6 +42,10 @@ class Names:
         """Drop what `of` has collected."""
         model.meta.pop(_KEY, None)
 
+    def __contains__(self, name: object) -> bool:
+        """Whether some scope uses a name."""
+        return name in self._count
+
     def fresh(self, base: str) -> str:
         """Return `base`, or `base_1`, `base_2` and so on, and reserve it."""
         name, number = base, 0

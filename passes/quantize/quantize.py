@@ -132,7 +132,7 @@ class Quantize(Pass):
                     f"quantize: {name} must be one of {', '.join(get_args(choice))},"
                     f" not {getattr(self, name)!r}"
                 )
-        for name in ("max_drop", "min_sqnr"):
+        for name in ("max_drop", "min_sqnr", "budget"):
             number = getattr(self, name)
             if number is not None and not (0 <= number < math.inf):
                 raise GraphoptError(
@@ -186,7 +186,12 @@ class Quantize(Pass):
         return Rule(self.method, numbers.get(self.method))
 
     def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined | Finding]:
-        """Yield one rewrite for each layer that is quantized."""
+        """Yield one rewrite for each layer that is quantized.
+
+        Raises:
+            GraphoptError: An override is for a tensor that the model does not have.
+        """
+        self._check_overrides(model)
         if self.mode == "static":
             yield from self._static(model, context)
             return
@@ -198,6 +203,12 @@ class Quantize(Pass):
             return
         made = self._dynamic() if self.mode == "dynamic" else self._stored()
         yield from made.rewrites(model, context)
+
+    def _check_overrides(self, model: ir.Model) -> None:
+        names = Names(model)
+        for name in self.overrides:
+            if name not in names:
+                raise GraphoptError(f"quantize: overrides has {name!r}, which is no tensor here")
 
     def _computes_in_half(self, model: ir.Model) -> bool:
         """Whether a layer that is meant computes in float16 or bfloat16."""

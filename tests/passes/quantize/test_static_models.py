@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -192,6 +194,21 @@ def test_overrides_are_taken() -> None:
     skipping = Quantize(mode="static", overrides={"x": {"skip": True}}, read_back=False)
     _, said = quantized(model, feeds, skipping)
     assert any(isinstance(item, Declined) and "'x'" in item.why for item in said)
+
+
+def test_an_override_of_no_tensor_is_refused() -> None:
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"""
+    )
+    with pytest.raises(GraphoptError, match="'nowhere', which is no tensor"):
+        list(Quantize(overrides={"nowhere": {"skip": True}}).rewrites(model, Context()))
+
+
+@pytest.mark.parametrize("budget", [-1.0, math.inf, math.nan])
+def test_a_budget_is_seconds(budget: float) -> None:
+    with pytest.raises(GraphoptError, match="budget must be a finite number"):
+        Quantize(budget=budget)
 
 
 @pytest.mark.parametrize(
