@@ -175,7 +175,7 @@ def _line(row: Row, task: Task) -> str:
     left = "" if row.left is None else f"{row.left} / {row.integers}"
     cells += [f"{row.size:.2f}", left]
     cells += [
-        f"{made['inner_seconds']:.1f}",
+        f"{made['inner_seconds']:.1f}" if "inner_seconds" in made else "",
         f"{made['cpu_seconds']:.1f}",
         f"{made['peak_mib']:.0f}",
     ]
