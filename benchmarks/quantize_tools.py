@@ -28,10 +28,11 @@ PIPELINES = {
     "graphopt-tuned": 'cleanup | equalize | smooth | quantize(mode="static", method="mse")'
     " | correct_bias",
     "graphopt-dynamic": "cleanup | quantize_dynamic",
+    "graphopt-float": "cleanup",
     "graphopt-int8": "cleanup | quantize_weights",
     "graphopt-int4": 'cleanup | quantize_weights(dtype="int4")',
 }
-"""What `graphopt run -p` is given."""
+"""What `graphopt run -p` is given; `graphopt-float` shows what is `cleanup`'s share."""
 
 Samples = list[Arrays]
 Job = Callable[[str, str, Samples, Task], object]
