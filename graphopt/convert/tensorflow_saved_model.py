@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphopt.convert.tensorflow_network import Input, Network, reason
-from graphopt.convert.tensorflow_screen import screen_saved_model
+from graphopt.convert.tensorflow_screen import screen_graph, screen_saved_model
 from graphopt.errors import GraphoptError
 
 _DEFAULT = "serving_default"
@@ -37,6 +37,8 @@ def open_saved_model(folder: Path, signature: str | None) -> tuple[Network, Sequ
         raise GraphoptError(f"cannot be loaded: {reason(error)}", file=folder) from error
     name = _chosen(folder, loaded.signatures, signature)
     function = loaded.signatures[name]
+    # What saves and restores the model was let through; what it computes needs none of that.
+    screen_graph(function.graph.as_graph_def(), folder)
     others = sorted(set(loaded.signatures) - {name})
     notes = []
     if signature is None and others:

@@ -17,12 +17,13 @@ from graphopt.errors import GraphoptError
 _OUTSIDE = re.compile(
     r"(Eager)?PyFunc(Stateless)?|ReadFile|WriteFile|MatchingFiles|ImmutableConst"
     r"|.*Reader(V2)?|Reader.*|.*Dataset(V\d)?|.*Iterator.*"
-    r"|Print(V2)?|WholeFile.*|Rpc.*|TryRpc|Recv|Send|_Recv|_Send|.*HostRecv|.*HostSend"
-    r"|XlaCallModule|TfrtCall|Debug.*|.*Summary.*|FileSystemSetConfiguration"
-    r"|InitializeTableFromTextFile|LookupTableImport\w*FromFile"
+    r"|WholeFile.*|Rpc.*|TryRpc|Recv|Send|_Recv|_Send|.*HostRecv|.*HostSend"
+    r"|TfrtCall|Debug.*|.*Summary.*|FileSystemSetConfiguration"
+    r"|InitializeTableFromTextFile(V2)?|LookupTableImport\w*FromFile"
 )
 _CHECKPOINT = re.compile(r"Save(V2|Slices)?|Restore(V2|Slice)?|MergeV2Checkpoints|LoadAndRemap.*")
-_HARMLESS = frozenset({"Print", "PrintV2", "XlaCallModule"})
+_TO_A_FILE = b"file:"
+"""How the setting output_stream of PrintV2 begins where it prints into a file."""
 
 
 def screen_saved_model(folder: Path) -> None:
@@ -61,7 +62,7 @@ def _screen(graph: Any, source: str | Path, *, checkpoints: bool) -> None:
     bodies: Iterable[Any] = [graph.node, *(item.node_def for item in graph.library.function)]
     for nodes in bodies:
         for node in nodes:
-            outside = _OUTSIDE.fullmatch(node.op) and node.op not in _HARMLESS
+            outside = _OUTSIDE.fullmatch(node.op) or _prints_to_a_file(node)
             if outside or (not checkpoints and _CHECKPOINT.fullmatch(node.op)):
                 raise GraphoptError(
                     f"has the operator {node.op} (at {node.name}), which reaches outside of the"
@@ -69,3 +70,7 @@ def _screen(graph: Any, source: str | Path, *, checkpoints: bool) -> None:
                     file=source,
                     fix="save the model without it: inference needs none such",
                 )
+
+
+def _prints_to_a_file(node: Any) -> bool:
+    return node.op == "PrintV2" and node.attr["output_stream"].s.strip().startswith(_TO_A_FILE)

@@ -184,20 +184,39 @@ def test_broken_saved_models_are_refused(digits: tuple[Path, Digits], tmp_path: 
         convert(str(tmp_path), options=Options(signature="logits"))
 
 
-def test_operator_that_reaches_outside_is_refused_before_loading(tmp_path: Path) -> None:
+def _written(target: str, x: Any) -> Any:
+    tf.io.write_file(target, "gotcha")
+    return x
+
+
+def _printed(target: str, x: Any) -> Any:
+    tf.print("gotcha", output_stream=f"file://{target}")
+    return x
+
+
+def _saved(target: str, x: Any) -> Any:
+    tf.raw_ops.SaveV2(prefix=target, tensor_names=["x"], shape_and_slices=[""], tensors=[x])
+    return x
+
+
+@pytest.mark.parametrize(
+    ("reach", "operator"), [(_written, "WriteFile"), (_printed, "PrintV2"), (_saved, "SaveV2")]
+)
+def test_operator_that_reaches_outside_is_refused(
+    tmp_path: Path, reach: Any, operator: str
+) -> None:
     target = tmp_path / "written"
     module = tf.Module()
 
     def write(x: Any) -> Any:
-        tf.io.write_file(str(target), "gotcha")
-        return x
+        return reach(str(target), x)
 
     module.f = tf.function(write, input_signature=[tf.TensorSpec([None], name="x")])
     tf.saved_model.save(module, str(tmp_path / "m"), {"serving_default": module.f})
     target.unlink(missing_ok=True)
-    with pytest.raises(GraphoptError, match="has the operator WriteFile"):
+    with pytest.raises(GraphoptError, match=f"has the operator {operator}"):
         convert(str(tmp_path / "m"))
-    assert not target.exists()
+    assert not list(tmp_path.glob("written*"))
 
 
 @pytest.fixture(scope="module")
