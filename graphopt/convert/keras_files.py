@@ -73,13 +73,17 @@ def screen(path: Path, kind: Kind) -> None:
                 fix="where you trust it, load it in a function of your own that returns the model,"
                 " and give module:callable",
             )
-        if isinstance(module, str) and not module.startswith(_OWN_MODULES):
+        if isinstance(module, str) and not _is_own(module):
             raise GraphoptError(
                 f"needs the class {module}.{name}, which is none of Keras's own",
                 file=path,
                 fix="load it in a function that has the class and returns the model,"
                 " and give module:callable",
             )
+
+
+def _is_own(module: str) -> bool:
+    return any(module == own or module.startswith(f"{own}.") for own in _OWN_MODULES)
 
 
 def _kind_of_hdf5(descriptor: int) -> Kind | None:

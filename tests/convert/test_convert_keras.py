@@ -218,7 +218,8 @@ def test_file_with_a_class_of_its_author_is_refused(tmp_path: Path) -> None:
         convert(str(path))
 
 
-def test_module_named_in_a_file_is_not_imported(digits: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["antigravity", "keras_antigravity.layers"])
+def test_module_named_in_a_file_is_not_imported(digits: Any, tmp_path: Path, module: str) -> None:
     path, changed = tmp_path / "model.keras", tmp_path / "changed.keras"
     digits[0].save(path)
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(changed, "w") as new:
@@ -226,12 +227,12 @@ def test_module_named_in_a_file_is_not_imported(digits: Any, tmp_path: Path) -> 
             content = old.read(name)
             if name == "config.json":
                 config = json.loads(content)
-                config["config"]["layers"][1]["module"] = "antigravity"
+                config["config"]["layers"][1]["module"] = module
                 content = json.dumps(config).encode()
             new.writestr(name, content)
-    with pytest.raises(GraphoptError, match=r"needs the class antigravity\.Conv2D"):
+    with pytest.raises(GraphoptError, match=rf"needs the class {module}\.Conv2D"):
         convert(str(changed))
-    assert "antigravity" not in sys.modules
+    assert module not in sys.modules
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5"])
