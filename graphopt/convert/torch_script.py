@@ -20,8 +20,13 @@ from graphopt.errors import GraphoptError
 if TYPE_CHECKING:
     import torch
 
-_TOUCHES_FILES = re.compile(r"\btorch\.(save|load|from_file|load_library)\b")
-_NAMESPACE = re.compile(r"\bops\.(?!(?:aten|prim|prims|quantized|torchvision)\.)(?P<name>\w+\.\w+)")
+_TOUCHES_FILES = re.compile(
+    # `torch` and `ops.aten` are one namespace.
+    r"\b(?:torch|aten)\s*\.\s*(?:save|load|from_file|load_library)\b"
+)
+_NAMESPACE = re.compile(
+    r"\bops\s*\.\s*(?!(?:aten|prim|prims|quantized|torchvision)\s*\.)(?P<name>\w+\s*\.\s*\w+)"
+)
 _MOST_CODE = 64 << 20
 _OTHERWISE = "give the network it was made from: torch.export.save a program, or module:callable"
 _FAILED_NODE = re.compile(r"failed for node (?P<name>\S+)")

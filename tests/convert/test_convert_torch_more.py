@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +125,20 @@ def test_torchscript_that_touches_files_is_refused_and_not_run(
     with pytest.raises(GraphoptError, match=r"its code calls torch\.save"):
         convert(str(path), options=Options(data=str(data)))
     assert not (tmp_path / "witness").exists()
+
+
+@pytest.mark.parametrize("spelled", ["torch . save", "ops.aten.save", "torch.ops.aten . save"])
+def test_torchscript_that_touches_files_otherwise_spelled(tmp_path: Path, spelled: str) -> None:
+    plain, path = tmp_path / "plain.pt", tmp_path / "saving.pt"
+    torch.jit.script(Saving()).save(str(plain))
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith(".py"):
+                content = content.replace(b"torch.save", spelled.encode())
+            new.writestr(name, content)
+    with pytest.raises(GraphoptError, match="its code calls"):
+        convert(str(path))
 
 
 def test_torchscript_with_an_input_that_is_no_tensor(tmp_path: Path) -> None:
