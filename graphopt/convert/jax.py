@@ -17,7 +17,7 @@ from graphopt.convert.jax_function import Function, open_function, path_name
 from graphopt.convert.jax_interface import fit_interface
 from graphopt.convert.parity import REFUSED, Reference
 from graphopt.convert.quiet import quiet
-from graphopt.errors import GraphoptError
+from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 
 _BATCH = "batch"
@@ -54,6 +54,9 @@ def convert(source: str, options: Options) -> Conversion:
         for dims in _candidates(function, options):
             try:
                 return _converted(function, dims, options, refused)
+            except CheckFailed:
+                # What is wrong at other sizes is no reason to look at one only.
+                raise
             except GraphoptError as error:
                 # Fixed sizes come last: what fails with them fails.
                 if _is_fixed(dims) or options.dynamic_shapes:
