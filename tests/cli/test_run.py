@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import re
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from run_files import labelled_data, ops, recipe, saved_chain
 
 from graphopt.model import load, save
 
@@ -27,25 +27,12 @@ def _site(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def model(toys: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "in.onnx"
-    save(importlib.import_module("toy_passes").chain(), path)
-    return path
+    return saved_chain(tmp_path)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = np.random.default_rng(5).standard_normal((32, 4)).astype(np.float32)
-    answers = np.maximum(rows * [1, -2, 3, -4] + [0.5, 0.25, 0.125, 1.0], 0).argmax(axis=1)
-    np.savez(tmp_path / "data.npz", x=rows, labels=answers)
-    return tmp_path / "data.npz"
-
-
-def ops(path: Path) -> list[str]:
-    return [node.op_type for node in onnx.load(path).graph.node]
-
-
-def recipe(path: Path) -> dict[str, str]:
-    return {item.key: item.value for item in onnx.load(path).metadata_props}
+    return labelled_data(tmp_path)
 
 
 def test_a_pipeline_rewrites_a_model_and_prints_a_row_per_pass(
@@ -65,104 +52,6 @@ def test_a_pipeline_rewrites_a_model_and_prints_a_row_per_pass(
     assert re.search(r"y: [\d.]+ dB", ran.out)
     assert ran.out.splitlines()[-1].startswith(f"wrote {out}, ")
     assert ran.err == ""
-
-
-def test_the_recipe_is_in_the_metadata(graphopt: Run, model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.onnx"
-    assert graphopt("run", model, "-o", out, "-p", "drop_identity", "--seed", 7).code == 0
-    assert recipe(out) == {
-        "graphopt.pipeline": "drop_identity",
-        "graphopt.version": importlib.metadata.version("graphopt"),
-        "graphopt.source_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-        "graphopt.seed": "7",
-    }
-
-
-def test_a_recipe_is_replayed_to_the_same_bytes(graphopt: Run, model: Path, tmp_path: Path) -> None:
-    first, again = tmp_path / "first.onnx", tmp_path / "again.onnx"
-    pipeline = "drop_identity | scale(factor=0.5)"
-    assert graphopt("run", model, "-o", first, "-p", pipeline, "--seed", 3, "--limit", 3).code == 0
-    ran = graphopt("run", model, "-o", again, "--recipe-from", first)
-    assert ran.code == 0
-    assert ran.err == ""
-    assert again.read_bytes() == first.read_bytes()
-
-
-def test_a_recipe_from_a_recipe_is_complete(graphopt: Run, model: Path, tmp_path: Path) -> None:
-    one, two, three = (tmp_path / f"{name}.onnx" for name in ("one", "two", "three"))
-    graphopt("run", model, "-o", one, "-p", "drop_identity", "--seed", 1)
-    graphopt("run", one, "-o", two, "-p", "scale(factor=0.5)", "--seed", 2)
-    graphopt("run", two, "-o", three, "-p", 'scale(factor=3, mode="first")')
-    steps = json.loads(recipe(three)["graphopt.history"])
-    assert [(step["pipeline"], step["seed"]) for step in steps] == [
-        ("drop_identity", "1"),
-        ("scale(factor=0.5)", "2"),
-    ]
-    from_source, from_middle = tmp_path / "a.onnx", tmp_path / "b.onnx"
-    ran = graphopt("run", model, "-o", from_source, "--recipe-from", three)
-    assert (ran.code, ran.err) == (0, "")
-    assert from_source.read_bytes() == three.read_bytes()
-    ran = graphopt("run", one, "-o", from_middle, "--recipe-from", three)
-    assert (ran.code, ran.err) == (0, "")
-    assert from_middle.read_bytes() == three.read_bytes()
-
-
-def test_a_replay_on_another_model_or_data_says_so(
-    graphopt: Run, model: Path, data: Path, tmp_path: Path
-) -> None:
-    out, other = tmp_path / "out.onnx", tmp_path / "other.onnx"
-    graphopt("run", model, "-o", out, "-p", "drop_identity", "--data", data)
-    assert recipe(out)["graphopt.data_sha256"] == hashlib.sha256(data.read_bytes()).hexdigest()
-    twin = load(model)
-    twin.graph.name = "twin"
-    save(twin, other)
-    ran = graphopt("run", other, "-o", tmp_path / "new.onnx", "--recipe-from", out)
-    assert ran.code == 0
-    assert "made for another model" in ran.err
-    assert "made with other data" in ran.err
-
-
-@pytest.mark.parametrize(
-    ("metadata", "said"),
-    [
-        ({}, "carries no recipe"),
-        ({"graphopt.pipeline": "drop_identity", "graphopt.seed": "x"}, "recipe cannot be read"),
-        ({"graphopt.pipeline": "drop_identity", "graphopt.history": "[" * 9999}, "cannot be read"),
-        ({"graphopt.pipeline": "drop_identity", "graphopt.history": "[3]"}, "cannot be read"),
-        ({"graphopt.pipeline": "nothing_like_it"}, "there is no pass 'nothing_like_it'"),
-        (
-            {"graphopt.pipeline": "drop_identity", "graphopt.incomplete": "lost"},
-            "its recipe cannot be replayed: lost",
-        ),
-        (
-            {"graphopt.pipeline": 'surgeon(function="os:abort")'},
-            "its pipeline imports os:abort; if you trust that code, allow it: --pass os:abort",
-        ),
-    ],
-)
-def test_a_recipe_that_cannot_be_replayed_is_refused(
-    graphopt: Run, model: Path, tmp_path: Path, metadata: dict[str, str], said: str
-) -> None:
-    carrier = load(model)
-    carrier.metadata_props.update(metadata)
-    save(carrier, tmp_path / "carrier.onnx")
-    out = tmp_path / "out.onnx"
-    ran = graphopt("run", model, "-o", out, "--recipe-from", tmp_path / "carrier.onnx")
-    assert ran.code == 2
-    assert said in ran.err
-    assert not out.exists()
-
-
-def test_a_history_that_cannot_be_read_makes_the_next_recipe_incomplete(
-    graphopt: Run, model: Path, tmp_path: Path
-) -> None:
-    carrier = load(model)
-    carrier.metadata_props.update({"graphopt.pipeline": "x", "graphopt.seed": "?"})
-    save(carrier, tmp_path / "carrier.onnx")
-    out = tmp_path / "out.onnx"
-    assert graphopt("run", tmp_path / "carrier.onnx", "-o", out, "-p", "drop_identity").code == 0
-    assert "recipe cannot be read" in recipe(out)["graphopt.incomplete"]
-    assert recipe(out)["graphopt.pipeline"] == "drop_identity"
 
 
 def test_explain_prints_every_rewrite_and_decline(
@@ -272,119 +161,6 @@ def test_a_guard_rolls_back_and_the_recipe_holds_what_was_kept(
     assert again.read_bytes() == out.read_bytes()
 
 
-def test_a_failing_pass_leaves_a_folder_that_run_replays(
-    graphopt: Run, model: Path, data: Path, tmp_path: Path
-) -> None:
-    out, folder = tmp_path / "out.onnx", tmp_path / "failures"
-    pipeline = 'drop_identity | scale(factor=2.0) | boom(words="no luck")'
-    ran = graphopt(
-        "run", model, "-o", out, "-p", pipeline, "--data", data, "--reproducer", folder, "--seed", 5
-    )
-    assert ran.code == 1
-    assert not out.exists()
-    assert ran.err.count("\n") == 1
-    assert (
-        'boom(words="no luck") failed, after drop_identity | scale(factor=2.0):'
-        " RuntimeError: no luck; see it again with: graphopt run "
-    ) in ran.err
-    (made,) = folder.iterdir()
-    assert ops(made / "model.onnx") == ["Mul", "Add", "Relu"]
-    assert f"graphopt run {made}" in (made / "README").read_text()
-    assert "no luck" in (made / "traceback.txt").read_text()
-    with np.load(made / "feeds" / "000000.npz") as kept, np.load(data) as given:
-        assert {name: kept[name].tolist() for name in kept} == {
-            name: given[name].tolist() for name in given
-        }
-    settings = json.loads((made / "reproducer.json").read_text())
-    assert settings["seed"] == 5
-    again = graphopt("run", made, "--reproducer", tmp_path / "second")
-    assert again.code == 1
-    assert "as the first pass: RuntimeError: no luck" in again.err
-    (second,) = (tmp_path / "second").iterdir()
-    assert (second / "model.onnx").read_bytes() == (made / "model.onnx").read_bytes()
-
-
-def test_a_pass_that_a_check_refuses_is_replayed_too(
-    graphopt: Run, model: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "failures"
-    arguments = ("-p", "false_scale(factor=2.0)", "--reproducer", folder)
-    ran = graphopt("run", model, "-o", tmp_path / "out.onnx", *arguments)
-    assert ran.code == 1
-    (made,) = folder.iterdir()
-    again = graphopt("run", made, "--reproducer", tmp_path / "second")
-    assert again.code == 1
-    assert "it is exact, and output 'y' differs" in again.err
-    assert graphopt("run", made, "--no-verify").code == 0
-
-
-def test_a_full_disk_does_not_hide_the_failure(graphopt: Run, model: Path, tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("a file")
-    ran = graphopt(
-        "run", model, "-o", tmp_path / "o", "-p", "boom", "--reproducer", tmp_path / "taken/x"
-    )
-    assert ran.code == 1
-    assert "RuntimeError: out of luck; no reproducer could be written: " in ran.err
-
-
-@pytest.mark.parametrize(
-    "settings", ["{}", "[", '{"pipeline": 3, "seed": 0, "providers": []}', None]
-)
-def test_a_folder_that_is_no_reproducer_is_refused(
-    graphopt: Run, tmp_path: Path, settings: str | None
-) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    if settings is not None:
-        (folder / "reproducer.json").write_text(settings)
-    ran = graphopt("run", folder)
-    assert ran.code == 2
-    assert f"{folder}: is a folder and no reproducer" in ran.err
-
-
-FUNCTION = """
-def rename(graph):
-    for node in graph.nodes:
-        if node.op == "Identity":
-            node.name += "_seen"
-
-def fail(graph):
-    raise ValueError("surgeon slipped")
-"""
-
-
-def test_a_function_of_a_graphsurgeon_graph_is_a_pass(
-    graphopt: Run, model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "my_surgery.py").write_text(FUNCTION)
-    out, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
-    ran = graphopt("run", model, "-o", out, "-p", "scale", "--pass", "my_surgery:rename")
-    assert ran.code == 0, ran.err
-    assert [node.name for node in onnx.load(out).graph.node][1] == "second_seen"
-    assert recipe(out)["graphopt.pipeline"] == 'scale | surgeon(function="my_surgery:rename")'
-    refused = graphopt("run", model, "-o", again, "--recipe-from", out)
-    assert refused.code == 2
-    assert "allow it: --pass my_surgery:rename" in refused.err
-    allowed = ("--recipe-from", out, "--pass", "my_surgery:rename")
-    assert graphopt("run", model, "-o", again, *allowed).code == 0
-    assert again.read_bytes() == out.read_bytes()
-
-
-def test_a_function_that_fails_is_reproduced_when_its_code_is_allowed(
-    graphopt: Run, model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "my_failure.py").write_text(FUNCTION)
-    folder = tmp_path / "failures"
-    arguments = ("--pass", "my_failure:fail", "--reproducer", folder)
-    ran = graphopt("run", model, "-o", tmp_path / "out.onnx", *arguments)
-    assert ran.code == 1
-    assert "surgeon slipped" in ran.err
-    (made,) = folder.iterdir()
-    assert graphopt("run", made).code == 2
-    again = graphopt("run", made, "--pass", "my_failure:fail", "--reproducer", tmp_path / "second")
-    assert "surgeon slipped" in again.err
-
-
 USAGE = [
     (["-p", "drop_identity"], "there is no place for the result; give -o OUT"),
     (["-o", "o.onnx"], "there is no pipeline; give -p PIPELINE"),
@@ -474,23 +250,6 @@ def test_importing_graphopt_or_its_commands_loads_nothing_heavy() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n[] True\n"
-
-
-def test_a_reproducer_leaves_no_other_one(
-    graphopt: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    first = graphopt(
-        "run", model, "-o", tmp_path / "o", "-p", "boom", "--reproducer", tmp_path / "r"
-    )
-    assert first.code == 1
-    (made,) = (tmp_path / "r").iterdir()
-    again = graphopt("run", made)
-    assert again.code == 1
-    assert "out of luck" in again.err
-    assert not [path for path in temporary.iterdir() if path.name.startswith("graphopt-boom")]
 
 
 def test_the_report_may_be_a_stream(graphopt: Run, model: Path, tmp_path: Path) -> None:
