@@ -47,12 +47,21 @@ class Evaluation:
         batch: int = 256,
     ) -> None:
         self._members = dict(members)
-        self._mapping = dict(mapping or {})
-        self._providers = tuple(providers)
         self._soups: dict[Soup, str] = {}
-        fitted = feeds.for_model(_inputs(members, self._mapping, feeds))
-        self._batches = list(fitted.batches(batch))
-        self._start()
+        self._sessions = Sessions(members, mapping=mapping, providers=providers)
+        fitted = feeds.for_model(_inputs(members, mapping or {}, feeds))
+        self._references = [
+            Reference(self._sessions, rows, memory=_MEMORY) for rows in fitted.batches(batch)
+        ]
+
+    def add(self, name: str, model: ir.Model) -> None:
+        """Add a member; the others do not run again.
+
+        Raises:
+            GraphoptError: There is one of this name.
+        """
+        self._sessions.add(name, model)
+        self._members[name] = model
 
     def outputs(self, program: Program) -> Outputs:
         """Compute a program for all samples.
@@ -64,17 +73,9 @@ class Evaluation:
         parts = [reference.outputs(program) for reference in self._references]
         return {name: _joined(name, [part[name] for part in parts]) for name in parts[0]}
 
-    def _start(self) -> None:
-        sessions = Sessions(self._members, mapping=self._mapping, providers=self._providers)
-        self._references = [Reference(sessions, batch, memory=_MEMORY) for batch in self._batches]
-
     def _without_soups(self, program: Program) -> Program:
         """Give each soup the name of a member with its weights."""
-        known = len(self._soups)
-        statements = tuple((name, self._plain(of)) for name, of in program.statements)
-        if len(self._soups) > known:
-            self._start()
-        return Program(statements)
+        return Program(tuple((name, self._plain(of)) for name, of in program.statements))
 
     def _plain(self, expression: Expression) -> Expression:
         if not isinstance(expression, Soup):
@@ -83,7 +84,7 @@ class Evaluation:
             name = f"soup_{len(self._soups)}"
             while name in self._members:
                 name = f"{name}_"
-            self._members[name] = resolve(expression, self._members)
+            self.add(name, resolve(expression, self._members))
             self._soups[expression] = name
         return Member(self._soups[expression])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,28 +128,22 @@ def fit_meta(
     if kind == "logistic":
         labels = _classes(labels)
     name = _free("meta", members, place.program)
-
-    def evaluation(more: Mapping[str, ir.Model]) -> Evaluation:
-        everyone = {**members, **more}
-        return Evaluation(everyone, feeds, mapping=mapping, providers=providers, batch=batch)
-
+    evaluation = Evaluation(members, feeds, mapping=mapping, providers=providers, batch=batch)
     progress("running members", 0, None)
-    rows = _rows(place, evaluation({name: _echo()}), name)
+    rows = _rows(place, evaluation, _free("rows", {**members, name: None}, place.program))
     fitter = _Fitter(rows, labels, kind, regularization, seed)
     linear = fitter.fit(np.arange(len(rows)))
     model = linear.model(name)
     error = prove(linear, model, rows)
     parts = list(folds(labels, fold_count, seed, stratified=kind == "logistic"))
-    metas = {name: model}
-    for number, (kept, _) in enumerate(parts):
-        progress("fitting without a fold", number, len(parts))
-        metas[_free(f"{name}_{number}", {**members, **metas}, place.program)] = fitter.fit(
-            kept
-        ).model(name)
-    scored = Scored(evaluation(metas), _with(place, name), labels_of(feeds), rated)
+    evaluation.add(name, model)
+    scored = Scored(evaluation, _with(place, name), labels_of(feeds), rated)
     held: dict[str, Array] = {}
-    for other, (_, out) in zip(list(metas)[1:], parts, strict=True):
-        outputs = scored.evaluation.outputs(_with(place, other))
+    for number, (kept, out) in enumerate(parts):
+        progress("fitting without a fold", number, len(parts))
+        other = _free(f"{name}_{number}", {**members, name: None}, place.program)
+        evaluation.add(other, fitter.fit(kept).model(other))
+        outputs = evaluation.outputs(_with(place, other))
         for output in scored.like.arrays:
             held.setdefault(output, np.empty_like(outputs[output]))[out] = outputs[output][out]
     return FittedMeta(
@@ -204,8 +198,9 @@ def _with(place: Place, name: str, model: ir.Model | None = None) -> Program:
 
 
 def _rows(place: Place, evaluation: Evaluation, name: str) -> Array:
-    """Return what the meta-model will be fed, for all samples."""
+    """Return what the meta-model will be fed, for all samples; a member of the name echoes it."""
     assert isinstance(place.target, Stack)
+    evaluation.add(name, _echo())
     stack = dataclasses.replace(place.target, meta=Member(name))
     (rows,) = evaluation.outputs(place.alone(stack)).values()
     return rows
@@ -244,7 +239,7 @@ def _classes(labels: Array) -> Array:
     return labels.astype(np.int64)
 
 
-def _free(name: str, members: Mapping[str, ir.Model], program: Program) -> str:
+def _free(name: str, members: Iterable[str], program: Program) -> str:
     taken = {*members, *(statement for statement, _ in program.statements)}
     taken.update(part.name for part in program.walk() if isinstance(part, Member))
     number, free = 1, name

@@ -41,6 +41,16 @@ class Sessions:
         self._outputs: dict[str, Bundle] = {}
         self._sessions: dict[tuple[str, frozenset[str]], Session | None] = {}
 
+    def add(self, name: str, model: ir.Model) -> None:
+        """Add a member; what the others have computed, or started, stays.
+
+        Raises:
+            GraphoptError: There is one of this name.
+        """
+        if name in self._members:
+            raise GraphoptError(f"there is a member {name!r} already", fix="give another name")
+        self._members[name] = model
+
     def model(self, name: str) -> ir.Model:
         """Return the model of a member.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,24 @@ def test_without_scikit_learn_the_error_says_what_to_install(
     labels = (y > 0).astype(np.int64)
     with pytest.raises(GraphoptError, match=r"pip install 'graphopt\[sklearn\]'"):
         fit_meta("stack(a, b)", models, Feeds(feeds.arrays, labels=labels), "accuracy")
+
+
+def test_each_member_starts_and_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    models, feeds, _ = regression()
+    started: list[str] = []
+    ran: list[str] = []
+
+    class Counted(Session):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            started.append(self.title)
+
+        def run(self, batch: Mapping[str, np.ndarray]) -> Any:
+            ran.append(self.title)
+            return super().run(batch)
+
+    monkeypatch.setattr("graphopt.ensembles.reference.sessions.Session", Counted)
+    fit_meta("stack(a, soup(a, b))", models, feeds, "rmse", kind="ridge", fold_count=3, batch=40)
+    fitted = [f"member {name!r}" for name in ("rows", "meta", "meta_0", "meta_1", "meta_2")]
+    assert started == ["member 'a'", "member 'soup_0'", *fitted]
+    assert sorted(ran) == sorted(2 * started)
