@@ -13,6 +13,7 @@ from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.pipeline.rounds import Applied
 from graphopt.rewrite.selection import Globs
 from passes.merge.fuse_chain.candidates import find
+from passes.merge.fuse_chain.products import Products
 from passes.merge.gain import weighed
 
 
@@ -55,7 +56,11 @@ class FuseChain(Pass):
         while True:
             applied = Applied()
             looking = partial(
-                find, include=self.include, exclude=self.exclude, but=frozenset(looked_at)
+                find,
+                products=Products(),
+                include=self.include,
+                exclude=self.exclude,
+                but=frozenset(looked_at),
             )
             for step in weighed(model, context, looking, measure=self.measure):
                 if isinstance(step, Declined):

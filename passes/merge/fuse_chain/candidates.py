@@ -18,6 +18,7 @@ from passes.cleanup.linear import Linear, linear
 from passes.cleanup.sites import Site, place
 from passes.merge.fuse_chain.joining import join
 from passes.merge.fuse_chain.links import Link, link
+from passes.merge.fuse_chain.products import Products
 from passes.merge.fuse_siblings.sources import RefusedError, source_of
 from passes.merge.gain import Candidate
 
@@ -25,12 +26,18 @@ _OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
 def find(
-    model: ir.Model, *, include: Globs = "*", exclude: Globs = "", but: Collection[str] = ()
+    model: ir.Model,
+    products: Products,
+    *,
+    include: Globs = "*",
+    exclude: Globs = "",
+    but: Collection[str] = (),
 ) -> Iterator[Candidate | Declined]:
     """Yield pairs that share no node, those which save the most first, and what is refused.
 
     Args:
         model: Where to look.
+        products: Of weights of the model, and of copies that share them.
         include: As of `selects`, for the second node.
         exclude: Likewise.
         but: Where not to look again.
@@ -53,7 +60,7 @@ def find(
     for pair in sorted(found, key=lambda item: item.macs_after - item.macs_before):
         if taken.isdisjoint(pair.nodes):
             taken.update(pair.nodes)
-            yield from _candidate(pair, names)
+            yield from _candidate(pair, names, products)
 
 
 def _pair(node: ir.Node, scope: Scope, site: Site) -> Link | None:
@@ -92,11 +99,11 @@ def _behind_add(node: ir.Node, site: Site) -> Linear | None:
     return None
 
 
-def _candidate(pair: Link, names: Names) -> Iterator[Candidate | Declined]:
+def _candidate(pair: Link, names: Names, products: Products) -> Iterator[Candidate | Declined]:
     first, second = pair.first.node, pair.second.node
     at = place(pair.scope, second)
     try:
-        joined = join(pair)
+        joined = join(pair, at, products)
     except RefusedError as refusal:
         yield Declined(at, f"stays behind {_label(first)}: {refusal}")
         return

@@ -15,7 +15,7 @@ from passes.cleanup.affine import FLOATS, Wide
 from passes.cleanup.folded import is_owned, rounded
 from passes.cleanup.linear import Linear
 from passes.merge.fuse_chain.links import Link
-from passes.merge.fuse_chain.products import Product
+from passes.merge.fuse_chain.products import Product, Products
 from passes.merge.fuse_siblings.biases import bias_of
 from passes.merge.fuse_siblings.sources import RefusedError, source_of
 
@@ -72,8 +72,13 @@ class Joined:
         return add_constant(self.link.second.node, name, tensor, in_function=self.link.in_function)
 
 
-def join(link: Link) -> Joined:
+def join(link: Link, at: str, products: Products) -> Joined:
     """Compute the weight and the bias of one node that stands for two.
+
+    Args:
+        link: The two.
+        at: Where they are, in the model and its copies.
+        products: Those that are known.
 
     Raises:
         RefusedError: That is not possible, or would enlarge the file.
@@ -83,7 +88,7 @@ def join(link: Link) -> Joined:
         raise RefusedError(f"their weights are {first.dtype.name} and {second.dtype.name}")
     _check_growth(link, first.dtype)
     bias = _bias(link, second)
-    return Joined(link, Product(link, first, second).tensor(), bias)
+    return Joined(link, products.tensor(at, Product(link, first, second)), bias)
 
 
 def _stored(found: Linear) -> ir.TensorProtocol:

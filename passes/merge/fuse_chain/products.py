@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -45,42 +47,90 @@ class Product:
     first: ir.TensorProtocol
     second: ir.TensorProtocol
 
-    def tensor(self) -> ir.TensorProtocol:
-        """Return the product, lazy if it is large.
+    @property
+    def is_large(self) -> bool:
+        """Whether it is computed only where it is read."""
+        return math.prod(self.link.weight_shape) * self.first.dtype.itemsize > _LAZY_BYTES
 
-        Raises:
-            RefusedError: It overflows, or is so small for its type that rounding shows.
-        """
-        _check(self.link.matrices(self.first.numpy(), self.second.numpy()), self)
-        dtype = self.first.dtype
-        if np.prod(self.link.weight_shape) * dtype.itemsize <= _LAZY_BYTES:
-            return self._computed()
-        return ir.LazyTensor(
-            self._computed, dtype=dtype, shape=ir.Shape(self.link.weight_shape), cache=False
-        )
-
-    def _computed(self) -> ir.Tensor[Array]:
+    def computed(self) -> Array:
+        """Multiply, and round once."""
         found = []
         for left, right in self.link.matrices(self.first.numpy(), self.second.numpy()):
             result = np.empty((left.shape[0], right.shape[1]), left.dtype)
             for rows, columns, block in _blocks(left, right, self.link.factor):
-                result[rows, columns] = block.astype(result.dtype)
+                result[rows, columns] = _rounded(block, result.dtype)
             found.append(result)
-        return ir.Tensor(self.link.arrange(found), dtype=self.first.dtype)
+        return self.link.arrange(found)
+
+    def checked(self) -> Array | None:
+        """Multiply, round once, and check; None where it is large.
+
+        Raises:
+            RefusedError: It overflows, or is so small for its type that rounding shows.
+        """
+        found = []
+        for left, right in self.link.matrices(self.first.numpy(), self.second.numpy()):
+            size = (0, 0) if self.is_large else (left.shape[0], right.shape[1])
+            result = np.empty(size, left.dtype)
+            for rows, columns, block in _blocks(left, right, self.link.factor):
+                kept = _rounded(block, left.dtype)
+                _check(kept, block, self.first.dtype)
+                if not self.is_large:
+                    result[rows, columns] = kept
+            found.append(result)
+        return None if self.is_large else self.link.arrange(found)
 
 
-def _check(pairs: Sequence[tuple[Array, Array]], product: Product) -> None:
-    dtype = product.first.dtype
-    step = _STEPS[dtype]
-    for left, right in pairs:
-        for _, _, block in _blocks(left, right, product.link.factor):
-            with np.errstate(over="ignore", invalid="ignore"):
-                kept = block.astype(left.dtype).astype(np.float64)
-                error = np.linalg.norm(kept - block, axis=1)
-            if not np.isfinite(kept).all():
-                raise RefusedError(f"the product of their weights leaves the range of {dtype.name}")
-            if not (error <= step * np.linalg.norm(block, axis=1) + _NEGLIGIBLE).all():
-                raise RefusedError(f"the product of their weights is too small for {dtype.name}")
+class Products:
+    """Products that are computed once for a model and its copies, which share the weights."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int, int], tuple[Product, Array | RefusedError | None]] = {}
+
+    def tensor(self, at: str, product: Product) -> ir.TensorProtocol:
+        """Return the weight of the pair at a place, lazy if it is large.
+
+        Raises:
+            RefusedError: It overflows, or is so small for its type that rounding shows.
+        """
+        key = (at, id(product.first), id(product.second))
+        if key not in self._known:
+            # The product keeps its weights alive, so that no other one takes their ids.
+            self._known[key] = (product, _checked(product))
+        _, found = self._known[key]
+        dtype = product.first.dtype
+        if isinstance(found, RefusedError):
+            raise found
+        if found is not None:
+            return ir.Tensor(found, dtype=dtype)
+        return ir.LazyTensor(
+            lambda: ir.Tensor(product.computed(), dtype=dtype),
+            dtype=dtype,
+            shape=ir.Shape(product.link.weight_shape),
+            cache=False,
+        )
+
+
+def _checked(product: Product) -> Array | RefusedError | None:
+    try:
+        return product.checked()
+    except RefusedError as refusal:
+        return refusal
+
+
+def _rounded(block: Wide, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return block.astype(dtype)
+
+
+def _check(kept: Array, block: Wide, dtype: ir.DataType) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        wide = kept.astype(np.float64)
+        error = np.linalg.norm(wide - block, axis=1)
+    if not np.isfinite(wide).all():
+        raise RefusedError(f"the product of their weights leaves the range of {dtype.name}")
+    if not (error <= _STEPS[dtype] * np.linalg.norm(block, axis=1) + _NEGLIGIBLE).all():
+        raise RefusedError(f"the product of their weights is too small for {dtype.name}")
 
 
 def _blocks(left: Array, right: Array, factor: float) -> Iterator[tuple[slice, slice, Wide]]:

@@ -8,8 +8,10 @@ from siblings_models import HEADER, applied, assert_same, graph, ops, seeded
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Rewrite
+from graphopt.pipeline.snapshot import snapshot
 from graphopt.runtime.paired import Paired, Ratios
-from passes.merge.fuse_chain import FuseChain
+from passes.merge.fuse_chain import FuseChain, products
+from passes.merge.fuse_chain.candidates import find
 from passes.merge.gain import scales
 
 FUSED = {
@@ -262,6 +264,27 @@ def test_large_products_are_computed_when_they_are_read():
     np.testing.assert_array_equal(
         value.const_value.numpy(), (weights[0] @ weights[1]).astype(np.float32)
     )
+
+
+def test_products_are_computed_once_for_all_trials(monkeypatch):
+    multiplied = []
+    blocks = products._blocks
+
+    def counted(left, right, factor):
+        multiplied.append((left.shape, right.shape))
+        return blocks(left, right, factor)
+
+    monkeypatch.setattr(products, "_blocks", counted)
+    inputs, body, ops_left = FUSED["MatMul, MatMul"]
+    text = graph(inputs, body)
+    model = seeded(text)
+    known = products.Products()
+    for twin in (model, snapshot(model), snapshot(model)):
+        (candidate,) = find(twin, known)
+        candidate.apply()
+        assert ops(twin) == ops_left
+        assert_same(ir.to_proto(seeded(text)), twin)
+    assert multiplied == [((8, 8), (8, 4))]
 
 
 def test_what_gains_is_fused_with_the_numbers(monkeypatch):
