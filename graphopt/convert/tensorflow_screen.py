@@ -73,4 +73,7 @@ def _screen(graph: Any, source: str | Path, *, checkpoints: bool) -> None:
 
 
 def _prints_to_a_file(node: Any) -> bool:
-    return node.op == "PrintV2" and node.attr["output_stream"].s.strip().startswith(_TO_A_FILE)
+    if node.op != "PrintV2":
+        return False
+    stream: bytes = node.attr["output_stream"].s
+    return stream.strip().startswith(_TO_A_FILE)
