@@ -112,6 +112,11 @@ def count_macs(model: ir.Model, dims: Mapping[str, int] | None = None) -> Macs:
         # The first line says where the model is inconsistent.
         reason = (str(error).splitlines() or ["no reason given"])[0]
         return Macs(0, 0, (f"shape inference refused the model: {reason[:200]}",))
+    return count_macs_of(proto)
+
+
+def count_macs_of(proto: onnx.ModelProto) -> Macs:
+    """Count the multiply-accumulates of a skeleton: see `skeleton.inferred_skeleton`."""
     walk = _Walk()
     count = walk.graph(proto.graph, None, "")
     return Macs(count.known, count.quantized, walk.reasons())

@@ -150,11 +150,6 @@ class Speed:
         """Whether it is never slower, and faster beyond doubt in some setting."""
         return self.never_slower and any(paired.faster for paired in self.settings.values())
 
-    @property
-    def loses(self) -> bool:
-        """Whether it is slower beyond doubt in some setting."""
-        return any(paired.slower for paired in self.settings.values())
-
     def __str__(self) -> str:
         return ", ".join(
             f"{name}: {paired.median:.2f}x ({paired.bounds[0]:.2f}-{paired.bounds[1]:.2f})"

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +28,8 @@ from graphopt.runtime.providers import (
 )
 from graphopt.runtime.staging import Staged, add_initializers, stage
 from graphopt.runtime.trapping_division import check_divisions
+
+Spinning = bool | Literal["during runs"]
 
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
@@ -65,7 +67,8 @@ class Session:
         optimization: ONNX Runtime's graph optimizations: none, basic, extended or all.
         threads: Threads inside an operator; None: ONNX Runtime's choice.
         spinning: Whether idle threads spin; None: ONNX Runtime's choice (they do), which distorts
-            the latency of whatever else runs.
+            the latency of whatever else runs. "during runs": they spin, and stop at the end of a
+            run: how a session with ONNX Runtime's choice does alone, and others beside it.
         profile: Record where nodes run, for `placement`.
         optimized: A file to write the graph to as ONNX Runtime has optimized it, weights beside it.
 
@@ -83,7 +86,7 @@ class Session:
         title: str | None = None,
         optimization: str = "all",
         threads: int | None = None,
-        spinning: bool | None = None,
+        spinning: Spinning | None = None,
         profile: bool = False,
         optimized: str | PathLike[str] | None = None,
     ) -> None:
@@ -254,7 +257,7 @@ def _title(model: ir.Model | str | PathLike[str]) -> str:
     return fspath(model)
 
 
-def _options(optimization: str, threads: int | None, spinning: bool | None) -> Any:
+def _options(optimization: str, threads: int | None, spinning: Spinning | None) -> Any:
     import onnxruntime
 
     if optimization not in _LEVELS:
@@ -271,7 +274,10 @@ def _options(optimization: str, threads: int | None, spinning: bool | None) -> A
     if threads is not None:
         options.intra_op_num_threads = threads
     if spinning is not None:
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+        spins = str(int(bool(spinning)))
+        options.add_session_config_entry("session.intra_op.allow_spinning", spins)
+    if spinning == "during runs":
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

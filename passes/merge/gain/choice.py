@@ -65,7 +65,7 @@ def _by_group(
 ) -> Choice:
     taken: dict[str, Verdict] = {}
     left: dict[str, Verdict] = {}
-    untried = Verdict(False, False, f"all together: {whole.why}", whole.details)
+    untried = Verdict(False, f"all together: {whole.why}", whole.details)
     for position, keys in enumerate(sorted(groups, key=len, reverse=True)):
         if position >= MOST_GROUPS:
             left.update(dict.fromkeys(keys, untried))

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from graphopt.model.mac_rules import rule
-from graphopt.model.macs import count_macs
+from graphopt.model.macs import count_macs_of
 from graphopt.model.proto_graphs import proto_graphs
 from graphopt.model.skeleton import inferred_skeleton
 from graphopt.rewrite.constants import nbytes
@@ -87,7 +87,7 @@ def costs(model: ir.Model, dims: Mapping[str, int] | None = None) -> Costs:
         nodes = [node for node in model.graph.all_nodes() if node.op_type != "Constant"]
         products = sum(rule(node.domain, node.op_type) is not None for node in nodes)
         return Costs(len(nodes), products, None, weights, None)
-    return _counted(proto, count_macs(model, dims).total, weights)
+    return _counted(proto, weights)
 
 
 def outlook(before: Costs, after: Costs) -> Outlook:
@@ -101,7 +101,7 @@ def outlook(before: Costs, after: Costs) -> Outlook:
     return Outlook.OBVIOUS if after.work < before.work else Outlook.DOUBTFUL
 
 
-def _counted(proto: onnx.ModelProto, macs: int | None, weights: int) -> Costs:
+def _counted(proto: onnx.ModelProto, weights: int) -> Costs:
     nodes, products, written, known = 0, 0, 0, True
     work: Work = Counter()
     types: dict[str, tuple[int, tuple[int | None, ...]]] = {}
@@ -121,6 +121,7 @@ def _counted(proto: onnx.ModelProto, macs: int | None, weights: int) -> Costs:
                 known = known and size is not None
                 written += size or 0
     tensors = written if known else None
+    macs = count_macs_of(proto).total
     return Costs(nodes, products, macs, weights, tensors, work if known else None)
 
 

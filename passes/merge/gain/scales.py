@@ -15,7 +15,7 @@ from graphopt.runtime.feeds import Batch, Feeds
 from graphopt.runtime.layout import inputs_of
 from graphopt.runtime.paired import Paired, Rounds, Speed, compared, latency_only, timed
 from graphopt.runtime.providers import parse_providers
-from graphopt.runtime.session import Session
+from graphopt.runtime.session import Session, Spinning
 from graphopt.runtime.synthetic import synthetic_feeds
 from graphopt.runtime.timing_batches import timing_batches
 from passes.merge.gain.costs import Costs, Outlook, costs, outlook
@@ -35,28 +35,31 @@ class Verdict:
 
     Args:
         gains: Whether it makes the model faster in some setting, and slower in none.
-        never_slower: Whether it makes the model slower in no setting.
         why: In one clause, with the numbers.
         details: What a report shows: each cost before and after, each ratio with its bounds.
     """
 
     gains: bool
-    never_slower: bool
     why: str
     details: Mapping[str, Detail] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What edits are held against."""
+    """One side of the scales."""
 
     model: ir.Model
     costs: Costs
-    open: Callable[[ir.Model, str], Session]
+    title: str
+    providers: Sequence[str]
+    _sessions: dict[Spinning, Session] = field(default_factory=dict)
 
-    @cached_property
-    def session(self) -> Session:
-        return self.open(self.model, "the model before fusion")
+    def session(self, spinning: Spinning) -> Session:
+        if spinning not in self._sessions:
+            self._sessions[spinning] = Session(
+                self.model, self.providers, title=self.title, spinning=spinning
+            )
+        return self._sessions[spinning]
 
 
 class Scales:
@@ -64,13 +67,14 @@ class Scales:
 
     Costs are counted first. Where they leave doubt, both models run on the provider in question,
     on batches of 1 and of 32 samples (or what the model is fixed to) and on half the length where
-    that may vary, in interleaved rounds: see `graphopt.runtime.paired`. Threads do not spin.
+    that may vary, in interleaved rounds: see `graphopt.runtime.paired`. Threads do not spin. What
+    gains then is also timed with threads that spin while a model runs, as they do unless told
+    otherwise: it may not be slower beyond doubt.
 
     Args:
         context: Its feeds are what models are timed on; without them, made-up ones.
         model: Any state of the model: all have its inputs.
         rounds: Times two runs; None: as fits the provider.
-        threads: Threads inside an operator; None: ONNX Runtime's choice.
         sizes: The batch sizes, where the model leaves the choice.
     """
 
@@ -80,62 +84,75 @@ class Scales:
         model: ir.Model,
         *,
         rounds: Rounds | None = None,
-        threads: int | None = None,
         sizes: Sequence[int] = SIZES,
     ) -> None:
         self._context = context
         self._inputs = inputs_of(model)
         self._start = model
-        self._rounds = rounds or (timed if _on_cpu(context.providers) else latency_only)
-        self._threads = threads
+        self._on_cpu = parse_providers(context.providers)[0].is_cpu
+        self._rounds = rounds or (timed if self._on_cpu else latency_only)
         self._sizes = sizes
-        self._held: _Held | None = None
+        self._held: tuple[_Held, ...] = ()
         self._timing: dict[str, Batch] | None = None
 
-    def weigh(self, before: ir.Model, after: ir.Model, *, quick: bool = False) -> Verdict:
+    def weigh(self, before: ir.Model, after: ir.Model) -> Verdict:
         """Say whether an edit pays.
 
         Args:
-            before: The model; it is kept until another one is weighed, so pass the same object
-                to weigh several edits of it.
+            before: The model, or the edited copy that was weighed last; both are kept until the
+                next call, so pass the same objects to weigh edit after edit.
             after: The edited copy.
-            quick: With fewer rounds, and no repetition.
         """
         try:
-            held = self._before(before)
-            counted = held.costs
-            changed = costs(after, self._dims)
-            details: dict[str, Detail] = dict(changed.described(counted))
-            prospect = outlook(counted, changed)
+            reference = self._kept(before)
+            candidate = self._hold(after, "the fused model")
+            self._held = (reference, candidate)
+            details: dict[str, Detail] = dict(candidate.costs.described(reference.costs))
+            prospect = outlook(reference.costs, candidate.costs)
             if prospect is not Outlook.DOUBTFUL:
-                obvious = prospect is Outlook.OBVIOUS
-                return Verdict(obvious, obvious, _counted(prospect, counted, changed), details)
-            speed = self._speed(held.session, self._open(after, "the fused model"), quick=quick)
+                why = _counted(prospect, reference.costs, candidate.costs)
+                return Verdict(prospect is Outlook.OBVIOUS, why, details)
+            return self._timed(reference, candidate, details)
         except (CheckFailed, GraphoptError) as error:
-            return Verdict(False, False, f"it cannot be timed: {error}")
-        details |= _ratios(speed)
-        return _judged(speed, details)
+            return Verdict(False, f"it cannot be timed: {error}")
 
-    def _speed(self, reference: Session, candidate: Session, *, quick: bool) -> Speed:
-        batches = self._batches(reference)
+    def _timed(self, reference: _Held, candidate: _Held, details: dict[str, Detail]) -> Verdict:
+        speed = self._speed(reference, candidate, self._rounds, spinning=False)
+        verdict = _judged(speed, details | _ratios(speed))
+        if not verdict.gains or not self._on_cpu:
+            return verdict
+        speed = self._speed(reference, candidate, self._latencies, spinning="during runs")
+        slower = {name: item for name, item in speed.settings.items() if _is_clearly_slower(item)}
+        details = {**verdict.details, **_ratios(speed, " with spinning threads")}
+        if slower:
+            return Verdict(False, f"slower with spinning threads on {Speed(slower)}", details)
+        return Verdict(True, verdict.why, details)
+
+    def _speed(
+        self, reference: _Held, candidate: _Held, rounds: Rounds, *, spinning: Spinning
+    ) -> Speed:
+        old, new = reference.session(spinning), candidate.session(spinning)
+        batches = self._batches(old)
         return compared(
-            [partial(candidate.run, batch) for batch in batches.values()],
-            [partial(reference.run, batch) for batch in batches.values()],
+            [partial(new.run, batch) for batch in batches.values()],
+            [partial(old.run, batch) for batch in batches.values()],
             list(batches),
-            rounds=self._rounds,
-            quick=quick,
+            rounds=rounds,
         )
 
-    def _before(self, model: ir.Model) -> _Held:
-        if self._held is None or self._held.model is not model:
-            self._held = None  # its weights go before the next ones come
-            self._held = _Held(model, costs(model, self._dims), self._open)
-        return self._held
+    def _latencies(
+        self, first: Callable[[], object], second: Callable[[], object], rounds: int
+    ) -> Paired:
+        """Without the work: threads that spin work without achieving anything."""
+        return Paired(self._rounds(first, second, rounds).latency)
 
-    def _open(self, model: ir.Model, title: str) -> Session:
-        return Session(
-            model, self._context.providers, title=title, threads=self._threads, spinning=False
-        )
+    def _kept(self, model: ir.Model) -> _Held:
+        # Weights of what is weighed no more go before the next ones come.
+        self._held = tuple(held for held in self._held if held.model is model)
+        return self._held[0] if self._held else self._hold(model, "the model before fusion")
+
+    def _hold(self, model: ir.Model, title: str) -> _Held:
+        return _Held(model, costs(model, self._dims), title, self._context.providers)
 
     def _batches(self, session: Session) -> dict[str, Batch]:
         if self._timing is None:
@@ -175,10 +192,10 @@ def _judged(speed: Speed, details: Mapping[str, Detail]) -> Verdict:
     slower = {name: item for name, item in speed.settings.items() if _is_slower(item)}
     faster = [item for item in speed.settings.values() if item.faster and item.median < 1 / _EQUAL]
     if slower:
-        return Verdict(False, False, f"slower or too uncertain on {Speed(slower)}", details)
+        return Verdict(False, f"slower or too uncertain on {Speed(slower)}", details)
     if not faster:
-        return Verdict(False, True, f"no faster, {speed}", details)
-    return Verdict(True, True, f"takes of the time {speed}", details)
+        return Verdict(False, f"no faster, {speed}", details)
+    return Verdict(True, f"takes of the time {speed}", details)
 
 
 def _is_slower(item: Paired) -> bool:
@@ -187,6 +204,10 @@ def _is_slower(item: Paired) -> bool:
         return item.slower
     measures = [item.latency] if item.work is None else [item.latency, item.work]
     return item.median > _EQUAL or min(ratios.bounds[1] for ratios in measures) > _NEAR
+
+
+def _is_clearly_slower(item: Paired) -> bool:
+    return item.slower and item.median > _EQUAL
 
 
 def _counted(prospect: Outlook, before: Costs, after: Costs) -> str:
@@ -203,14 +224,10 @@ def _number(known: int | None) -> str:
     return "unknown" if known is None else f"{known:,}"
 
 
-def _ratios(speed: Speed) -> dict[str, Detail]:
+def _ratios(speed: Speed, how: str = "") -> dict[str, Detail]:
     found: dict[str, Detail] = {}
     for name, item in speed.settings.items():
-        found[f"ratio, {name}"] = round(item.median, 4)
-        found[f"ratio from, {name}"] = round(item.bounds[0], 4)
-        found[f"ratio to, {name}"] = round(item.bounds[1], 4)
+        found[f"ratio, {name}{how}"] = round(item.median, 4)
+        found[f"ratio from, {name}{how}"] = round(item.bounds[0], 4)
+        found[f"ratio to, {name}{how}"] = round(item.bounds[1], 4)
     return found
-
-
-def _on_cpu(providers: Sequence[str]) -> bool:
-    return parse_providers(providers)[0].is_cpu

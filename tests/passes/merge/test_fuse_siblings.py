@@ -362,7 +362,7 @@ def clock(monkeypatch, *ratios):
 
 
 def test_what_gains_is_fused_with_the_numbers(monkeypatch):
-    clock(monkeypatch, 0.5, 0.75)
+    clock(monkeypatch, 0.5, 0.75, 0.5, 0.75)
     inputs, body, left = FUSED["query, key and value"]
     model = seeded(graph(inputs, body))
     (rewrite,) = applied(FuseSiblings(), model, Context())
@@ -384,7 +384,7 @@ def test_what_is_slower_stays_with_the_numbers(monkeypatch):
 
 
 def test_one_kind_may_gain_where_the_other_does_not(monkeypatch):
-    clock(monkeypatch, 0.5, 1.25, 0.5, 0.5, 1.5, 1.5)
+    clock(monkeypatch, 0.5, 1.25, *[0.5] * 4, 1.5, 1.5)
     inputs, body, _ = FUSED["two kinds of Conv"]
     model = seeded(graph(inputs, body))
     said = applied(FuseSiblings(), model, Context())
