@@ -12,6 +12,7 @@ from graphopt.convert.interface import avoid_clashes, rename_values
 from graphopt.convert.parity import Reference, check_parity
 from graphopt.convert.provenance import remove_source_paths
 from graphopt.errors import GraphoptError
+from graphopt.runtime.difference import Tolerance
 from graphopt.runtime.feeds import Array
 
 
@@ -40,6 +41,7 @@ def finish(
     options: Options,
     *,
     ranges: Mapping[str, tuple[int, int]] | None = None,
+    allowed: Mapping[str, Tolerance] | None = None,
     notes: Sequence[str] = (),
 ) -> Conversion:
     """Name inputs and outputs, clean the graph up, and compare it with the source.
@@ -50,12 +52,15 @@ def finish(
         reference: The source framework; its inputs go by the names that the model ends with.
         options: What was asked for.
         ranges: The sizes that dynamic dimensions may take, by name.
+        allowed: What single outputs may differ by, in the names that they come with, where the
+            user does not say what all of them may.
         notes: What the user should know.
 
     Raises:
         CheckFailed: ONNX Runtime computes something else than the source.
         GraphoptError: The names clash, or the source does not run.
     """
+    came_with = [value.name or "" for value in model.graph.outputs]
     rename_values(model.graph.inputs, options.input_names, "input")
     rename_values(model.graph.outputs, options.output_names, "output")
     avoid_clashes(model)
@@ -69,9 +74,22 @@ def finish(
         dict(zip(names, examples, strict=True)),
         reference,
         ranges=ranges or {},
-        tolerance=options.tolerance,
+        tolerances=_tolerances(model, came_with, options, allowed or {}),
     )
     return Conversion(model, parity, (*notes, *refused))
+
+
+def _tolerances(
+    model: ir.Model, came_with: Sequence[str], options: Options, allowed: Mapping[str, Tolerance]
+) -> dict[str, Tolerance]:
+    """Say what outputs may differ by, in the names that they ended with."""
+    if options.tolerance is not None:
+        return {"*": options.tolerance}
+    return {
+        value.name or "": allowed[before]
+        for before, value in zip(came_with, model.graph.outputs, strict=True)
+        if before in allowed
+    }
 
 
 def cleaned(model: ir.Model, *, keep_notes: bool) -> ir.Model:

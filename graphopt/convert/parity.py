@@ -29,7 +29,7 @@ class Parity:
         sizes: Sizes of the dynamic dimensions, by name.
         output: The output.
         max_abs: Largest absolute difference.
-        bound: What it is held against.
+        bound: What it is held against: `Difference.allowed`.
     """
 
     sizes: Mapping[str, int]
@@ -44,7 +44,7 @@ def check_parity(
     reference: Reference,
     *,
     ranges: Mapping[str, tuple[int, int]],
-    tolerance: Tolerance | None = None,
+    tolerances: Mapping[str, Tolerance] | None = None,
 ) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
     """Run both on the example inputs, at the example's sizes and at others.
 
@@ -56,7 +56,8 @@ def check_parity(
         examples: One array per input.
         reference: The source framework.
         ranges: The sizes that each dynamic dimension may take, both included.
-        tolerance: What the outputs may differ by; None: what float reassociation explains.
+        tolerances: What outputs may differ by, by name, `*` for all others; where there is none,
+            what float reassociation explains.
 
     Returns:
         What was compared, and a note for each set of sizes that the source itself refuses.
@@ -66,6 +67,7 @@ def check_parity(
         GraphoptError: The source does not run on its own example inputs.
     """
     session = Session(model, title="the converted model")
+    tolerances = tolerances or {}
     found: list[Parity] = []
     notes: list[str] = []
     for sizes in _sizes(model, examples, ranges):
@@ -75,7 +77,7 @@ def check_parity(
         except GraphoptError as error:
             if not found:
                 raise
-            notes.append(f"{REFUSED}{_listed(sizes)}, which the source refuses: {error}")
+            notes.append(f"{REFUSED}{listed(sizes)}, which the source refuses: {error}")
             continue
         actual = session.run(feeds)
         if len(actual) != len(expected):
@@ -83,7 +85,8 @@ def check_parity(
                 f"the converted model has {len(actual)} outputs, the source has {len(expected)}"
             )
         for (name, array), wanted in zip(actual.items(), expected, strict=True):
-            found.append(_compared(name, wanted, array, sizes, tolerance))
+            difference = Difference(tolerances.get(name, tolerances.get("*")))
+            found.append(_compared(name, wanted, array, sizes, difference))
     return tuple(found), tuple(notes)
 
 
@@ -130,31 +133,42 @@ def _compared(
     wanted: Array,
     actual: Array,
     sizes: Mapping[str, int],
-    tolerance: Tolerance | None,
+    difference: Difference,
 ) -> Parity:
-    where = f"output {name} at {_listed(sizes)}" if sizes else f"output {name}"
+    where = f"output {name} at {listed(sizes)}" if sizes else f"output {name}"
     if wanted.dtype != actual.dtype or wanted.shape != actual.shape:
         raise CheckFailed(
             f"{where} is {actual.dtype}{list(actual.shape)} on ONNX Runtime"
             f" and {wanted.dtype}{list(wanted.shape)} in the source framework",
             fix="nothing was written; convert with fixed sizes if the source cannot vary",
         )
-    difference = Difference(tolerance)
     difference.add(wanted, actual)
-    right = difference.equal if tolerance is None else difference.outside == 0
-    if not right:
+    parity = Parity(dict(sizes), name, difference.max_abs, difference.allowed)
+    return checked(f"{where} differs from the source framework", parity, difference)
+
+
+def checked(differs: str, parity: Parity, difference: Difference) -> Parity:
+    """Return what was compared.
+
+    Args:
+        differs: What to say where it differs.
+        parity: What was compared.
+        difference: Decides.
+
+    Raises:
+        CheckFailed: It differs by more than is allowed.
+    """
+    if not difference.accepted:
+        far = parity.max_abs > parity.bound
+        # What is relative to each element can miss without a difference that is large as such.
+        much = f"more than {parity.bound:.3g}" if far else f"{difference.outside} elements too much"
         raise CheckFailed(
-            f"{where} differs from the source framework by {difference.max_abs:.3g}"
-            + (f", more than {difference.bound:.3g}" if tolerance is None else ""),
+            f"{differs} by {parity.max_abs:.3g}, {much}",
             fix="nothing was written; allow it with --rtol and --atol if it is expected",
         )
-    bound = difference.bound
-    if tolerance is not None:
-        bound = tolerance.atol + tolerance.rtol * float(
-            np.abs(wanted.astype(np.float64)).max(initial=0)
-        )
-    return Parity(dict(sizes), name, difference.max_abs, bound)
+    return parity
 
 
-def _listed(sizes: Mapping[str, int]) -> str:
+def listed(sizes: Mapping[str, int]) -> str:
+    """Spell out sizes of dimensions."""
     return ", ".join(f"{name}={size}" for name, size in sizes.items())

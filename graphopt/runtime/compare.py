@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -103,6 +104,24 @@ def compare_sessions(
     return comparison.errors()
 
 
+class Candidate(Protocol):
+    """What a session can be compared with: another one, or another runtime."""
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Names of what `run` gives."""
+        ...
+
+    def run(self, batch: Batch, /) -> Batch:
+        """Run one batch; return the outputs by name."""
+        ...
+
+
 class Comparison:
     """Two sessions side by side, and the errors of the outputs so far.
 
@@ -124,7 +143,7 @@ class Comparison:
     def __init__(
         self,
         reference: Session,
-        candidate: Session,
+        candidate: Candidate,
         *,
         names: Sequence[str] | None = None,
         tolerances: Mapping[str, Tolerance] | None = None,
@@ -178,6 +197,11 @@ class Comparison:
                 shapes = f"{list(b.shape)}, the reference has {list(a.shape)}"
                 raise CheckFailed(f"{who} has shape {shapes}")
             difference.add(a, b)
+
+    @property
+    def differences(self) -> Mapping[str, Difference]:
+        """What `errors` is made of, by output, and what was allowed."""
+        return self._differences
 
     def errors(self) -> tuple[OutputError, ...]:
         """The error of each output over the batches that ran."""

@@ -227,6 +227,18 @@ class Difference:
         return self._max_abs == 0 if self._exact else self._max_abs <= self.bound
 
     @property
+    def allowed(self) -> float:
+        """The largest difference that is accepted: what the tolerance says, or else `bound`."""
+        if self._tolerance is None:
+            return self.bound
+        return self._tolerance.atol + self._tolerance.rtol * self._largest
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the tolerance covers every element; without one, whether they are `equal`."""
+        return self.equal if self._tolerance is None else self._outside == 0
+
+    @property
     def outside(self) -> int | None:
         """How many elements the tolerance does not cover."""
         return None if self._tolerance is None else self._outside

@@ -1,0 +1,84 @@
+"""Whether another runtime, or another form of a model, computes what ONNX Runtime makes of it."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from graphopt.convert.parity import Parity, checked, listed
+from graphopt.runtime.compare import Candidate, Comparison
+from graphopt.runtime.difference import Tolerance
+from graphopt.runtime.feeds import Batch, Feeds, open_feeds
+from graphopt.runtime.session import Session
+from graphopt.runtime.synthetic import synthetic_feeds
+
+_SAMPLES = 4
+_BATCHES = (4, 3, 1)
+
+
+def feeds_of(model: ir.Model, data: str | None) -> Feeds:
+    """Read the inputs to compare on, or make some up.
+
+    Raises:
+        GraphoptError: The data do not fit the model, or nothing can be made up for it.
+    """
+    if data is None:
+        return synthetic_feeds(model, samples=_SAMPLES)
+    return open_feeds(data).for_model(model).take(_SAMPLES)
+
+
+def check_candidate(
+    model: ir.Model,
+    reference: Session,
+    candidate: Candidate,
+    feeds: Feeds,
+    tolerance: Tolerance | None,
+) -> tuple[Parity, ...]:
+    """Run both on the same inputs, at several batch sizes where the batch is free.
+
+    Args:
+        model: What the reference runs.
+        reference: A session on it.
+        candidate: What must compute the same.
+        feeds: What `feeds_of` returns.
+        tolerance: What the outputs may differ by; None: what float reassociation explains.
+
+    Raises:
+        CheckFailed: An output differs by more than is allowed, or one of the two does not run.
+    """
+    found: list[Parity] = []
+    tolerances = {} if tolerance is None else {"*": tolerance}
+    for batch in _sized(model, feeds):
+        comparison = Comparison(reference, candidate, tolerances=tolerances)
+        comparison.run(batch)
+        sizes = _sizes(model, batch)
+        where = f" at {listed(sizes)}" if sizes else ""
+        found += [
+            checked(
+                f"output {name}{where} of {candidate.title} differs from {reference.title}'s",
+                Parity(sizes, name, difference.max_abs, difference.allowed),
+                difference,
+            )
+            for name, difference in comparison.differences.items()
+        ]
+    return tuple(found)
+
+
+def _sized(model: ir.Model, feeds: Feeds) -> list[Batch]:
+    """The same samples in batches of several sizes; one where the model fixes it."""
+    batches: list[Batch] = []
+    for size in _BATCHES:
+        batch = next(feeds.batches(size))
+        if all(_sizes(model, batch) != _sizes(model, other) for other in batches):
+            batches.append(batch)
+    return batches
+
+
+def _sizes(model: ir.Model, batch: Batch) -> dict[str, int]:
+    """Sizes of the dynamic dimensions; those without a name by input and axis."""
+    return {
+        dim.value or f"{value.name}_dim_{axis}": batch[value.name].shape[axis]
+        for value in model.graph.inputs
+        if value.name in batch
+        for axis, dim in enumerate(value.shape or ())
+        if isinstance(dim, ir.SymbolicDim)
+    }
