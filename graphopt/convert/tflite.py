@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,42 +84,43 @@ def _converted(path: Path, options: Options) -> Conversion:
             value.shape = ir.Shape(shape)
     reference: Reference = interpreter.run
     name_output_dims(model, interpreter.output_shapes, examples, reference)
-    options, notes = _with_steps(model, options, reference, examples)
+    allowed, notes = _allowed(model, options, reference, examples)
     if not options.static:
         notes += fixed_notes(inputs, dims, options)
     if options.layout == "nchw":
         examples, reference = to_channels_first(model, examples, reference)
-    return finish(model, examples, reference, options, notes=notes)
+    return finish(model, examples, reference, options, allowed=allowed, notes=notes)
 
 
-def _with_steps(
+def _allowed(
     model: ir.Model, options: Options, reference: Reference, examples: Sequence[Array]
-) -> tuple[Options, list[str]]:
-    """Allow quantized outputs one step, unless the user said what to allow.
+) -> tuple[dict[str, Tolerance], list[str]]:
+    """Allow each quantized output one step of its own, unless the user said what to allow.
 
-    Where activations are quantized as the model runs, a share of the outputs' magnitude is allowed
-    instead.
+    Where activations are quantized as the model runs, the other outputs may differ by a share of
+    their magnitude; elsewhere, by what float reassociation explains.
     """
     from graphopt.convert.tflite_steps import rounds_as_it_runs, step
 
     if options.tolerance is not None:
-        return options, []
+        return {}, []
     steps = {value.name or "": step(value) for value in model.graph.outputs}
-    allowed = {name: size for name, size in steps.items() if size is not None}
+    allowed = {name: Tolerance(atol=size) for name, size in steps.items() if size is not None}
     notes = [
-        f"output {name} is quantized: compared within one step, {size:.3g}"
-        for name, size in allowed.items()
+        f"output {name} is quantized: compared within one step, {tolerance.atol:.3g}"
+        for name, tolerance in allowed.items()
     ]
-    if not allowed and rounds_as_it_runs(model):
+    if rounds_as_it_runs(model):
         names = [value.name or "" for value in model.graph.inputs]
         outputs = reference(dict(zip(names, examples, strict=True)))
-        largest = max(float(np.abs(output).max(initial=0)) for output in outputs)
-        allowed = {"": _HYBRID * largest}
-        notes = [
-            "weights are int8, and TFLite and ONNX Runtime round activations to 8 bits as they"
-            f" run, each in its own way: compared within {allowed['']:.3g}, {_HYBRID:.0%} of the"
-            " largest output"
-        ]
-    if not allowed:
-        return options, []
-    return replace(options, tolerance=Tolerance(atol=max(allowed.values()))), notes
+        for name, output in zip(steps, outputs, strict=True):
+            if name in allowed:
+                continue
+            size = _HYBRID * float(np.abs(output).max(initial=0))
+            allowed[name] = Tolerance(atol=size)
+            notes.append(
+                "weights are int8, and TFLite and ONNX Runtime round activations to 8 bits as they"
+                f" run, each in its own way: output {name} is compared within {size:.3g},"
+                f" {_HYBRID:.0%} of its largest element"
+            )
+    return allowed, notes

@@ -162,7 +162,7 @@ def test_half_precision_weights(write: Write) -> None:
 
 def test_weights_alone_quantized_are_compared_as_the_note_says(write: Write) -> None:
     conversion = convert(str(write("weights")))
-    assert "2% of the largest output" in conversion.notes[0]
+    assert "2% of its largest element" in conversion.notes[0]
     assert 0 < conversion.parity[0].bound <= 0.02
 
 
@@ -212,3 +212,22 @@ def test_real_file_of_mediapipe() -> None:
         "input": [1, 128, 128, 3], "regressors": [1, 896, 16], "classificators": [1, 896, 1]
     }  # fmt: skip
     assert conversion.notes == ("axis 0 of input stays 1: the source fixes it",)
+
+
+def test_each_output_is_held_against_a_bound_of_its_own(tmp_path: Path) -> None:
+    """A quantized head beside a float one: the steps of the first say nothing of the second."""
+    image = keras.Input((4,), name="image")
+    coarse = keras.layers.Dense(3, use_bias=False, name="coarse")(image)
+    model = keras.Model(image, [coarse, keras.layers.Rescaling(1e-3, name="fine")(image)])
+    model.export(tmp_path / "saved", verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    rows = np.random.default_rng(0).normal(size=(50, 1, 4)).astype(np.float32)
+    converter.representative_dataset = lambda: ([row] for row in rows)
+    path = tmp_path / "two.tflite"
+    path.write_bytes(converter.convert())
+    conversion = convert(str(path))
+    bounds = {parity.output: parity.bound for parity in conversion.parity}
+    (coarse_step, fine_step) = sorted(bounds.values(), reverse=True)
+    assert coarse_step > 100 * fine_step
+    assert all(parity.max_abs <= parity.bound for parity in conversion.parity)
