@@ -288,7 +288,7 @@ def test_products_are_computed_once_for_all_trials(monkeypatch):
 
 
 def test_what_gains_is_fused_with_the_numbers(monkeypatch):
-    left = [0.5, 0.75]
+    left = [0.5, 0.75, 0.5, 0.75]
     monkeypatch.setattr(scales, "timed", lambda a, b, n: Paired(Ratios((left.pop(0),) * n)))
     inputs, body, ops_left = FUSED["Conv, Conv 1"]
     model = seeded(graph(inputs, body))
