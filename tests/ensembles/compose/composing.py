@@ -17,9 +17,34 @@ from graphopt.runtime.session import Session
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 DIGITS = ("cnn", "mlp", "resnet", "separable")
 
+LINEAR = """
+<ir_version: {ir}, opset_import: ["" : {opset}]>
+g (float[N, 3] x) => (float[N, 3] y) <float[3] w = {{1, 2, 3}}>
+{{ p = Mul (x, w)  y = Softmax <axis = 1> (p) }}
+"""
+
+CALLS = """
+<ir_version: 10, opset_import: ["" : 18, "local" : {version}]>
+g (float[N, 3] x) => (float[N, 3] y) {{ y = local.Outer (x) }}
+<domain: "local", opset_import: ["" : 18, "local" : {version}]>
+Outer (x) => (y) {{ t = local.Inner (x)  {name} = Neg (t)  y = Identity ({name}) }}
+<domain: "local", opset_import: ["" : 18]>
+Inner (x) => (y) {{ y = {inner} (x) }}
+<domain: "local", opset_import: ["" : 18]>
+Unused (x) => (y) {{ y = Relu (x) }}
+"""
+
 
 def text(source: str) -> ir.Model:
     return ir.from_onnx_text(source)
+
+
+def linear(opset: int, ir_version: int = 8) -> ir.Model:
+    return text(LINEAR.format(opset=opset, ir=ir_version))
+
+
+def calls(inner: str, name: str = "n", version: int = 1) -> ir.Model:
+    return text(CALLS.format(inner=inner, name=name, version=version))
 
 
 def digits(name: str) -> ir.Model:

@@ -1,4 +1,4 @@
-"""Members of other versions, domains, functions and metadata stand in one model."""
+"""Members of other versions, domains and metadata stand in one model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from composing import DIGITS, FIXTURES, composed, digits, names_are_unique, rows, run, text
+from composing import (
+    DIGITS,
+    FIXTURES,
+    calls,
+    composed,
+    digits,
+    linear,
+    names_are_unique,
+    rows,
+    run,
+    text,
+)
 
 from graphopt.ensembles.compose import Composition
 from graphopt.errors import GraphoptError
@@ -14,16 +25,6 @@ from graphopt.model import load, save, to_proto
 from graphopt.pipeline import manager
 from graphopt.pipeline.snapshot import snapshot, structure
 from passes.cleanup import Cleanup
-
-LINEAR = """
-<ir_version: {ir}, opset_import: ["" : {opset}]>
-g (float[N, 3] x) => (float[N, 3] y) <float[3] w = {{1, 2, 3}}>
-{{ p = Mul (x, w)  y = Softmax <axis = 1> (p) }}
-"""
-
-
-def linear(opset: int, ir_version: int = 8) -> ir.Model:
-    return text(LINEAR.format(opset=opset, ir=ir_version))
 
 
 @pytest.fixture(scope="module")
@@ -221,99 +222,6 @@ def test_operators_of_the_runtime_stay() -> None:
     np.testing.assert_array_equal(
         run(ensemble, {"x": rows(4)})["a.y"], run(gelu, {"x": rows(4)})["y"]
     )
-
-
-CALLS = """
-<ir_version: 10, opset_import: ["" : 18, "local" : {version}]>
-g (float[N, 3] x) => (float[N, 3] y) {{ y = local.Outer (x) }}
-<domain: "local", opset_import: ["" : 18, "local" : {version}]>
-Outer (x) => (y) {{ t = local.Inner (x)  {name} = Neg (t)  y = Identity ({name}) }}
-<domain: "local", opset_import: ["" : 18]>
-Inner (x) => (y) {{ y = {inner} (x) }}
-<domain: "local", opset_import: ["" : 18]>
-Unused (x) => (y) {{ y = Relu (x) }}
-"""
-
-
-def calls(inner: str, name: str = "n", version: int = 1) -> ir.Model:
-    return text(CALLS.format(inner=inner, name=name, version=version))
-
-
-def test_the_domain_of_onnx_spelled_out() -> None:
-    spelled = onnx.parser.parse_model(
-        CALLS.format(inner="Exp", name="n", version=1).replace('"" : 18', '"ai.onnx" : 18')
-    )
-    ensemble = composed({"a": ir.from_proto(spelled), "b": linear(20), "c": calls("Exp")})
-    assert ensemble.opset_imports[""] == 20
-    assert "ai.onnx" not in ensemble.opset_imports
-    assert len(ensemble.functions) == 2
-    expected = run(calls("Exp"), {"x": rows(2)})["y"]
-    np.testing.assert_array_equal(run(ensemble, {"x": rows(2)})["a.y"], expected)
-
-
-def test_equal_functions_are_shared_and_unused_ones_go() -> None:
-    ensemble = composed({"a": calls("Exp"), "b": calls("Exp", name="other")})
-    assert sorted(name for _, name, _ in ensemble.functions) == ["Inner", "Outer"]
-
-
-def test_functions_that_clash_are_renamed_with_their_callers() -> None:
-    members = {"a": calls("Exp"), "b": calls("Sin", version=2), "c": calls("Exp")}
-
-    ensemble = composed(members)
-
-    assert sorted(name for _, name, _ in ensemble.functions) == [
-        *("Inner", "Inner_b", "Outer", "Outer_b")
-    ]
-    for name, member in members.items():
-        np.testing.assert_array_equal(
-            run(ensemble, {"x": rows(3)})[f"{name}.y"], run(member, {"x": rows(3)})["y"]
-        )
-
-
-def test_a_function_does_not_take_the_place_of_an_operator_of_the_runtime() -> None:
-    call = (
-        '<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>'
-        " g (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.Gelu (x) }"
-    )
-    own = (
-        call + '<domain: "com.microsoft", opset_import: ["" : 18]> Gelu (x) => (y) { y = Neg (x) }'
-    )
-    members = {"own": text(own), "runtime": text(call)}
-
-    together = run(composed(members), {"x": rows(3)})
-
-    np.testing.assert_array_equal(together["own.y"], -rows(3))
-    assert not np.array_equal(together["runtime.y"], -rows(3))
-
-
-def test_overloads_are_functions_of_their_own() -> None:
-    proto = onnx.parser.parse_model(
-        '<ir_version: 10, opset_import: ["" : 18, "local" : 1]>'
-        " g (float[N, 3] x) => (float[N, 3] y, float[N, 3] z)"
-        "{ y = local.F (x) z = local.F (x) }"
-        '<domain: "local", opset_import: ["" : 18]> F (x) => (y) { y = Neg (x) }'
-        '<domain: "local", opset_import: ["" : 18]> F (x) => (y) { y = Abs (x) }'
-    )
-    proto.functions[1].overload = proto.graph.node[1].overload = "second"
-    member = ir.from_proto(proto)
-
-    together = run(composed({"a": member, "b": calls("Exp")}), {"x": rows(3)})
-
-    np.testing.assert_array_equal(together["a.y"], -rows(3))
-    np.testing.assert_array_equal(together["a.z"], np.abs(rows(3)))
-
-
-def test_functions_that_differ_in_a_constant_or_an_attribute_are_not_equal() -> None:
-    source = (
-        '<ir_version: 10, opset_import: ["" : 18, "local" : 1]>'
-        " g (float[N, 3] x) => (float[N, 3] y) {{ y = local.F (x) }}"
-        '<domain: "local", opset_import: ["" : 18]>'
-        " F (x) => (y) {{ c = Constant <value = float {{{number}}}> () y = Mul (x, c) }}"
-    )
-    members = {name: text(source.format(number=i + 2)) for i, name in enumerate("ab")}
-    together = run(composed(members), {"x": rows(2)})
-    np.testing.assert_array_equal(together["a.y"], rows(2) * 2)
-    np.testing.assert_array_equal(together["b.y"], rows(2) * 3)
 
 
 def test_metadata_are_kept_under_the_member() -> None:
