@@ -90,11 +90,12 @@ def measure(
         runs[position] = _runner(session, fed)
         if reason is not None:
             reasons[position] = reason
-    if settings.sessions:
-        for name, run in _together(subjects, runs, provider, samples, settings).items():
-            runs[len(names)] = run
-            names.append(name)
-    found = interleave(list(runs.values()), rounds=settings.rounds, warmup=settings.warmup)
+    with ThreadPoolExecutor(min(len(subjects), os.cpu_count() or 1)) as pool:
+        if settings.sessions:
+            for name, run in _together(subjects, runs, pool, provider, samples, settings).items():
+                runs[len(names)] = run
+                names.append(name)
+        found = interleave(list(runs.values()), rounds=settings.rounds, warmup=settings.warmup)
     latencies = dict(zip(runs, found, strict=True))
     first = latencies.get(0)
     return [
@@ -113,6 +114,7 @@ def measure(
 def _together(
     subjects: Sequence[Subject],
     alone: dict[int, Callable[[], object]],
+    pool: ThreadPoolExecutor,
     provider: Provider,
     samples: Batch,
     settings: Settings,
@@ -122,11 +124,12 @@ def _together(
     if not all(place in alone for place in places):
         return {}
     in_turn = [alone[place] for place in places]
-    single, at_once = replace(settings, threads=1), []
-    for subject in subjects[1:]:
-        fed = _read_by(subject, samples)
-        at_once.append(_runner(_open(subject, provider, fed, single)[0], fed))
-    pool = ThreadPoolExecutor(min(len(at_once), os.cpu_count() or 1))
+    at_once = in_turn
+    if settings.threads != 1:
+        single, at_once = replace(settings, threads=1), []
+        for subject in subjects[1:]:
+            fed = _read_by(subject, samples)
+            at_once.append(_runner(_open(subject, provider, fed, single)[0], fed))
     return {
         f"{len(in_turn)} sessions in turn": lambda: [run() for run in in_turn],
         f"{len(at_once)} sessions at once": lambda: list(pool.map(lambda run: run(), at_once)),
