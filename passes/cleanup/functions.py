@@ -7,6 +7,7 @@ from functools import partial
 
 import onnx_ir as ir
 
+from graphopt.model.calls import callees, label
 from graphopt.pipeline.contract import Declined, Rewrite
 from graphopt.rewrite.constants import ONNX_DOMAINS
 
@@ -16,28 +17,15 @@ def rewrites(model: ir.Model) -> Iterator[Rewrite | Declined]:
 
     ONNX's own operator set stays imported, used or not: checkers ask for it.
     """
-    called = _called(model)
+    called = callees(model)
     for identifier in [key for key in model.functions if key not in called]:
-        name = ":".join(part for part in identifier if part)
+        name = label(identifier)
         drop = partial(model.functions.__delitem__, identifier)
         yield Rewrite(name, "nobody calls this function", drop)
     yield from _unused_imports(model.opset_imports, model.graph, "")
     for identifier, function in model.functions.items():
-        name = ":".join(part for part in identifier if part)
+        name = label(identifier)
         yield from _unused_imports(function.opset_imports, function.graph, name)
-
-
-def _called(model: ir.Model) -> set[ir.OperatorIdentifier]:
-    """Return the functions that the main graph reaches."""
-    called: set[ir.OperatorIdentifier] = set()
-    pending: list[ir.Graph] = [model.graph]
-    while pending:
-        for node in pending.pop().all_nodes():
-            identifier = node.op_identifier()
-            if identifier in model.functions and identifier not in called:
-                called.add(identifier)
-                pending.append(model.functions[identifier].graph)
-    return called
 
 
 def _unused_imports(

@@ -12,6 +12,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.model.calls import callees, in_circles, label
 from graphopt.model.scopes import Scope, bodies, scopes
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.pipeline.snapshot import snapshot
@@ -21,7 +22,6 @@ from graphopt.rewrite.opsets import raise_opset
 from graphopt.rewrite.uses import is_unused
 from passes.cleanup import functions as unused
 from passes.cleanup.sites import place
-from passes.merge.calls import callees, in_circles, label
 from passes.merge.splice import Splice
 
 Patterns = str | tuple[str, ...]

@@ -8,11 +8,11 @@ import onnx_ir as ir
 
 from graphopt.ensembles.compose.copying import ANNOTATED, ANNOTATION, Dim, own_type
 from graphopt.ensembles.compose.dims import Dims
-from graphopt.ensembles.compose.functions import reachable
 from graphopt.ensembles.compose.localize import localize
 from graphopt.ensembles.compose.naming import give_names
 from graphopt.ensembles.output_types import is_complete
 from graphopt.errors import GraphoptError
+from graphopt.model.calls import callees
 from graphopt.model.carried import TYPE_KEY, values_of
 from graphopt.model.scopes import scopes
 from graphopt.pipeline.instruments.checker import check_problem
@@ -122,7 +122,7 @@ def _drop_unread(model: ir.Model, keep: set[ir.Value]) -> None:
     for name, value in list(graph.initializers.items()):
         if is_unused(value) and value not in kept and not value.is_graph_input():
             del graph.initializers[name]
-    called = reachable(model)
+    called = callees(model)
     for identifier in [each for each in model.functions if each not in called]:
         del model.functions[identifier]
 

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.model.carried import EXTRAS_KEY
-from graphopt.model.scopes import bodies
 
 Identifier = tuple[str, str, str]
 """Domain, name and overload of an operator or function."""
@@ -194,15 +193,3 @@ def own_type(shared: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
     if type(shared) is ir.TensorType:
         return ir.TensorType(shared.dtype, denotation=shared.denotation)
     return copy.deepcopy(shared)
-
-
-def called(nodes: Iterable[ir.Node]) -> set[Identifier]:
-    """Return what nodes and their bodies call."""
-    found = set()
-    pending = list(nodes)
-    while pending:
-        node = pending.pop()
-        found.add(node.op_identifier())
-        for body in bodies(node):
-            pending.extend(body)
-    return found

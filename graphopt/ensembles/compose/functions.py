@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
-from graphopt.ensembles.compose.copying import Copier, Identifier, called
+from graphopt.ensembles.compose.copying import Copier, Identifier
 from graphopt.ensembles.compose.prepare import copy_function
 from graphopt.errors import GraphoptError
-from graphopt.model.scopes import scopes
+from graphopt.model.calls import called_by, callees_first, in_circles, operators_of
 from graphopt.model.serialize import attribute_proto
 
 _TENSORS = (ir.AttributeType.TENSOR, ir.AttributeType.TENSORS)
@@ -43,8 +43,9 @@ class Functions:
             GraphoptError: They call each other in a circle.
         """
         renamed: dict[Identifier, Identifier] = {}
-        for function in _callees_first(member, model):
-            before = function.identifier()
+        _check_no_circle(member, model)
+        for before in callees_first(model):
+            function = model.functions[before]
             copied = copy_function(Copier(member, calls=renamed), function, before)
             face = _face(copied)
             after = self._place_for(member, before, face)
@@ -75,34 +76,26 @@ class Functions:
 
 def _undefined(model: ir.Model) -> Iterator[Identifier]:
     """Yield what a model calls that is no function of it."""
-    everything = called(model.graph)
+    everything = operators_of(model.graph)
     for function in model.functions.values():
-        everything |= called(function)
+        everything |= operators_of(function)
     yield from everything - set(model.functions)
 
 
-def _callees_first(member: str, model: ir.Model) -> list[ir.Function]:
-    ordered: dict[Identifier, ir.Function] = {}
-    open_: list[Identifier] = []
-
-    def visit(identifier: Identifier) -> None:
-        if identifier in ordered:
-            return
-        if identifier in open_:
-            raise GraphoptError(
-                f"member {member!r}: the function {identifier[1]!r} calls itself",
-                fix="export the model again",
-            )
-        open_.append(identifier)
-        function = model.functions[identifier]
-        for callee in sorted(called(function) & set(model.functions)):
-            visit(callee)
-        open_.pop()
-        ordered[identifier] = function
-
-    for identifier in model.functions:
-        visit(identifier)
-    return list(ordered.values())
+def _check_no_circle(member: str, model: ir.Model) -> None:
+    left = in_circles(model)
+    if not left:
+        return
+    # Each of these calls another of these: whoever follows the calls comes by one twice.
+    seen: set[Identifier] = set()
+    identifier = min(left)
+    while identifier not in seen:
+        seen.add(identifier)
+        identifier = min(called_by(model, model.functions[identifier]) & left)
+    raise GraphoptError(
+        f"member {member!r}: the function {identifier[1]!r} calls itself",
+        fix="export the model again",
+    )
 
 
 def _face(function: ir.Function) -> str:
@@ -164,20 +157,3 @@ def _tensor_face(tensor: ir.TensorProtocol) -> Iterator[bytes]:
         yield repr(tensor.numpy().tolist()).encode()
     else:
         yield tensor.tobytes()
-
-
-def reachable(model: ir.Model) -> set[Identifier]:
-    """Return the functions that a model calls, itself or by others."""
-    pending = list(called(model.graph) & set(model.functions))
-    found: set[Identifier] = set()
-    while pending:
-        identifier = pending.pop()
-        if identifier not in found:
-            found.add(identifier)
-            pending.extend(called(model.functions[identifier]) & set(model.functions))
-    return found
-
-
-def calls_of(model: ir.Model) -> set[str]:
-    """Return the domains whose operators or functions a model calls."""
-    return {node.domain for scope in scopes(model) for node in scope.graph}

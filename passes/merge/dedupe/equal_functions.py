@@ -8,10 +8,10 @@ from functools import partial
 
 import onnx_ir as ir
 
+from graphopt.model.calls import callees_first, label
 from graphopt.model.scopes import scopes
 from graphopt.pipeline.contract import Rewrite
 from passes.cleanup.node_keys import Key, NodeKeys
-from passes.merge.calls import callees_first, label
 
 _Calls = defaultdict[ir.OperatorIdentifier, list[tuple[ir.Node, MutableMapping[str, int]]]]
 """The nodes that call a function, each with the opset imports of the scope it stands in."""

@@ -10,10 +10,10 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.model.calls import called_by, callees_first, in_circles
 from graphopt.model.scopes import Scope, bodies, scopes
 from graphopt.pipeline.contract import Context, Declined, Detail, Effect, Pass, Rewrite
 from graphopt.rewrite.names import Names
-from passes.merge.calls import called_by, callees_first, in_circles
 from passes.merge.outline.block import Block, Occurrence, block
 from passes.merge.outline.extract import DOMAIN, extract
 from passes.merge.outline.lines import Lines, Reader, as_written, by_branch

@@ -1,11 +1,17 @@
-"""Functions of members in one model: equal ones once and clashing ones renamed."""
+"""Functions of members in one model: equal ones once, clashing ones renamed, circles refused."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from composing import CALLS, calls, composed, linear, rows, run, text
+
+from graphopt.ensembles.compose.functions import Functions
+from graphopt.errors import GraphoptError
 
 
 def test_the_domain_of_onnx_spelled_out() -> None:
@@ -83,3 +89,41 @@ def test_functions_that_differ_in_a_constant_or_an_attribute_are_not_equal() -> 
     together = run(composed(members), {"x": rows(2)})
     np.testing.assert_array_equal(together["a.y"], rows(2) * 2)
     np.testing.assert_array_equal(together["b.y"], rows(2) * 3)
+
+
+CIRCLE = """
+<ir_version: 10, opset_import: ["" : 18, "local" : 1]>
+g (float[N, 3] x) => (float[N, 3] y) { y = local.Entry (x) }
+<domain: "local", opset_import: ["" : 18, "local" : 1]>
+Entry (x) => (y) { y = local.Odd (x) }
+<domain: "local", opset_import: ["" : 18, "local" : 1]>
+Odd (x) => (y) { t = local.Even (x) y = local.Leaf (t) }
+<domain: "local", opset_import: ["" : 18, "local" : 1]>
+Even (x) => (y) { y = local.Odd (x) }
+<domain: "local", opset_import: ["" : 18]>
+Leaf (x) => (y) { y = Neg (x) }
+"""
+
+
+def test_functions_that_call_each_other_in_a_circle_are_refused() -> None:
+    with pytest.raises(GraphoptError, match=r"member 'a': the function '(Odd|Even)' calls itself"):
+        composed({"a": text(CIRCLE)})
+
+
+def test_a_long_chain_of_functions() -> None:
+    count = 3 * sys.getrecursionlimit()
+    last = f"F{count}"
+    parts = [
+        '<ir_version: 10, opset_import: ["" : 18, "local" : 1]>'
+        " g (float[N, 3] x) => (float[N, 3] y) { y = local.F1 (x) }"
+    ]
+    for number in range(1, count):
+        parts.append(
+            '<domain: "local", opset_import: ["" : 18, "local" : 1]>'
+            f" F{number} (x) => (y) {{ y = local.F{number + 1} (x) }}"
+        )
+    parts.append(f'<domain: "local", opset_import: ["" : 18]> {last} (x) => (y) {{ y = Neg (x) }}')
+    functions = Functions({"a": (member := text("\n".join(parts)))})
+    assert functions.bring("a", member) == {}
+    assert [name for _, name, _ in functions.found][:2] == [last, f"F{count - 1}"]
+    assert len(functions.found) == count

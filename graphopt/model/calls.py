@@ -10,10 +10,14 @@ def label(identifier: ir.OperatorIdentifier) -> str:
     return ":".join(part for part in identifier if part)
 
 
+def operators_of(graph: ir.Graph | ir.Function) -> set[ir.OperatorIdentifier]:
+    """Return what the nodes of a graph, and of its bodies, call: operators and functions."""
+    return {node.op_identifier() for node in graph.all_nodes()}
+
+
 def called_by(model: ir.Model, graph: ir.Graph | ir.Function) -> set[ir.OperatorIdentifier]:
     """Return the functions that the nodes of a graph, and of its bodies, call."""
-    named = (node.op_identifier() for node in graph.all_nodes())
-    return {identifier for identifier in named if identifier in model.functions}
+    return operators_of(graph) & model.functions.keys()
 
 
 def callees(model: ir.Model) -> set[ir.OperatorIdentifier]:
