@@ -163,7 +163,7 @@ class _Work:
     ) -> None:
         owner = self._model if scope.function is None else scope.function
         for domain, version in function.opset_imports.items():
-            if not _spelled(owner.opset_imports, domain):
+            if _version(owner.opset_imports, domain) is None:
                 owner.opset_imports[domain] = version
         for inner in self._splice(node, function):
             new += [inner, *(deeper for body in bodies(inner) for deeper in body.all_nodes())]
@@ -183,12 +183,6 @@ class _Work:
             return f"has more inputs or outputs than {label(identifier)}"
         owner = self._model if scope.function is None else scope.function
         return _other_version(owner.opset_imports, function) or _left_out(node, function)
-
-
-def _spelled(imports: Mapping[str, int], domain: str) -> str | None:
-    """Return how a domain is written among imports; None where it is not."""
-    names = ONNX_DOMAINS if domain in ONNX_DOMAINS else (domain,)
-    return next((f"'{name}'" for name in names if name in imports), None)
 
 
 def _other_version(imports: Mapping[str, int], function: ir.Function) -> str | None:
