@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.rewrite.constants import constant, integers
+from graphopt.rewrite.constants import integers
 from graphopt.rewrite.dims import Dims
 from passes.merge.stack_members.drafts import Attribute, Draft, Wire
 from passes.merge.stack_members.layouts import Build, Lanes, Layout, Operand, Refused, Shared
@@ -93,11 +93,6 @@ class Case:
 
 Rule = Callable[[Case], Sequence[Lanes]]
 """Plans one operator for all lanes; returns its outputs. Raises Refused where it cannot."""
-
-
-def is_shared_constant(operand: Operand) -> bool:
-    """Whether an operand is a constant, the same in all lanes."""
-    return isinstance(operand, Shared) and constant(operand.value) is not None
 
 
 def normalized(axis: int, rank: int) -> int:
