@@ -99,7 +99,8 @@ class _Search:
     def __init__(self, style: Style, ends: frozenset[str] | None) -> None:
         self._style = style
         self._ends = ends
-        self._found: dict[str, Group] = {}
+        # No groups: those of copies that are tried would keep the copies alive.
+        self._found: dict[str, tuple[int, tuple[str, ...]]] = {}
 
     def find(self, model: ir.Model) -> Iterator[Candidate | Declined]:
         """Yield what could be stacked."""
@@ -114,7 +115,7 @@ class _Search:
                 continue
             for group in groups(model, scope, version, self._style):
                 if self._ends is None or group.at in self._ends:
-                    self._found[group.at] = group
+                    self._found[group.at] = group.lanes, group.ends
                     yield _judged(group)
 
     def wider_than(self, declined: Container[str], parts: Sequence[int]) -> frozenset[str]:
@@ -123,9 +124,9 @@ class _Search:
         smaller = [size for size in parts if most is None or size < most]
         return frozenset(
             end
-            for at, group in self._found.items()
-            if at in declined and smaller and group.lanes > smaller[0]
-            for end in group.ends
+            for at, (lanes, ends) in self._found.items()
+            if at in declined and smaller and lanes > smaller[0]
+            for end in ends
         )
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,7 +12,9 @@ from members_text import Part, assert_same, check, check_stays, mean, model_of, 
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Rewrite
-from passes.merge.stack_members import StackMembers
+from passes.merge.gain import Candidate
+from passes.merge.stack_members import StackMembers, _Search
+from passes.merge.stack_members.groups import Style
 
 MATMUL = Part(
     "$h = MatMul(x, $w)\n $i = Add($h, $b)\n $r = Tanh($i)\n$z = MatMul($r, $u)\n $y = Add($z, $c)",
@@ -212,6 +217,17 @@ def test_the_clock_decides() -> None:
         if isinstance(step, Rewrite):
             step.apply()
     assert all("batch 1" in step.why for step in said)
+
+
+def test_copies_that_were_tried_are_let_go() -> None:
+    search = _Search(Style(columns=True, most=None), None)
+    model = ir.from_proto(model_of([MLP] * 4))
+    (ends,) = [found.at for found in search.find(model) if isinstance(found, Candidate)]
+    kept = weakref.ref(model.graph)
+    del model
+    gc.collect()
+    assert kept() is None
+    assert ends in search.wider_than({ends}, (2,))
 
 
 def test_same_bytes_again() -> None:
