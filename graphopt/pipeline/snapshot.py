@@ -25,7 +25,7 @@ def snapshot(model: ir.Model) -> ir.Model:
     for scope in scopes(twin):
         for value in _values(scope):
             if value.type is not None:
-                value.type = _own_type(value.type)
+                value.type = own_type(value.type)
     return twin
 
 
@@ -48,7 +48,8 @@ def structure(model: ir.Model) -> list[object]:
     return facts
 
 
-def _own_type(shared: ir.TypeProtocol) -> ir.TypeProtocol:
+def own_type(shared: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
+    """Copy a type, which setting the `dtype` of a value edits in place."""
     if type(shared) is ir.TensorType:
         # All but every value has one, and deepcopy takes as long as the rest of the snapshot.
         return ir.TensorType(shared.dtype, denotation=shared.denotation)

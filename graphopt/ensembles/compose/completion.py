@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from graphopt.ensembles.compose.copying import ANNOTATED, ANNOTATION, Dim, own_type
+from graphopt.ensembles.compose.copying import ANNOTATED, ANNOTATION, Dim, identity
 from graphopt.ensembles.compose.dims import Dims
 from graphopt.ensembles.compose.localize import localize
 from graphopt.ensembles.compose.naming import give_names
@@ -92,19 +92,9 @@ def _set_outputs(graph: ir.Graph, outputs: Mapping[str, ir.Value]) -> dict[ir.Va
         is_free = value not in named and (
             producer is not None or (value.is_graph_input() and value.name == name)
         )
-        named[value if is_free else _identity(graph, value, name)] = name
+        named[value if is_free else identity(graph, value, name)] = name
     graph.outputs[:] = list(named)
     return named
-
-
-def _identity(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
-    shape = None if value.shape is None else value.shape.copy()
-    copied = ir.Value(name=name, type=own_type(value.type), shape=shape)
-    if TYPE_KEY in value.meta:
-        copied.meta[TYPE_KEY] = value.meta[TYPE_KEY]
-    node = ir.Node("", "Identity", [value], outputs=[copied], name=f"{name}_identity")
-    graph.append(node)
-    return copied
 
 
 def _drop_unread(model: ir.Model, keep: set[ir.Value]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.ensembles.compose.completion import complete
-from graphopt.ensembles.compose.copying import Copier, Identifier
+from graphopt.ensembles.compose.copying import Copier, Identifier, identity
 from graphopt.ensembles.compose.devices import merge_devices
 from graphopt.ensembles.compose.dims import Dims, InstanceDims, bound_symbols
 from graphopt.ensembles.compose.domains import align, lowest_ir_version
@@ -280,13 +280,7 @@ class Composition:
         producer = value.producer()
         if graph is self.model.graph or (producer is not None and producer.graph is graph):
             return value
-        name = f"{prefix}/output/{value.name}"
-        copied = ir.Value(
-            name=name, type=value.type, shape=None if value.shape is None else value.shape.copy()
-        )
-        copied.meta.update(value.meta)
-        graph.append(ir.Node("", "Identity", [value], outputs=[copied], name=name))
-        return copied
+        return identity(graph, value, f"{prefix}/output/{value.name}")
 
 
 def _no_input(member: _Member, name: str) -> GraphoptError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
-from graphopt.model.carried import EXTRAS_KEY
+from graphopt.model.carried import EXTRAS_KEY, TYPE_KEY
+from graphopt.pipeline.snapshot import own_type
 
 Identifier = tuple[str, str, str]
 """Domain, name and overload of an operator or function."""
@@ -188,8 +188,11 @@ class Copier:
         return tuple(found)
 
 
-def own_type(shared: ir.TypeProtocol | None) -> ir.TypeProtocol | None:
-    """Copy a type, which setting the `dtype` of a value edits in place."""
-    if type(shared) is ir.TensorType:
-        return ir.TensorType(shared.dtype, denotation=shared.denotation)
-    return copy.deepcopy(shared)
+def identity(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    """Return a value of this name that is equal to another, made at the end of a graph."""
+    shape = None if value.shape is None else value.shape.copy()
+    copied = ir.Value(name=name, type=own_type(value.type), shape=shape)
+    if TYPE_KEY in value.meta:
+        copied.meta[TYPE_KEY] = value.meta[TYPE_KEY]
+    graph.append(ir.Node("", "Identity", [value], outputs=[copied], name=f"{name}_identity"))
+    return copied

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from graphopt.ensembles.compose.copying import Dim, own_type
+from graphopt.ensembles.compose.copying import Dim
 from graphopt.ensembles.compose.dims import Dims
 from graphopt.ensembles.compose.signature import Port, Signature, port
 from graphopt.errors import GraphoptError
 from graphopt.model.carried import TYPE_KEY
 from graphopt.pipeline.registry import nearest
+from graphopt.pipeline.snapshot import own_type
 
 Place = tuple[str, str]
 """A member and the name of an input of it."""
