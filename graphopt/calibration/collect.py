@@ -166,7 +166,8 @@ class _Collection:
         return count
 
     def _session(self, forms: Mapping[str, Form]) -> TapSession:
-        return TapSession(self.plan.places, forms, self.plan.providers)
+        plan = self.plan
+        return TapSession(plan.places, forms, plan.providers, plan.bytes_computed)
 
     def _see(
         self,

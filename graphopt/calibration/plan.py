@@ -36,6 +36,7 @@ class Plan:
         sizes: What it then takes in a run, in bytes; 0 for inputs.
         whole_sizes: What it takes in full.
         missing: Why others are not watched.
+        bytes_computed: The bytes of all values on all samples.
     """
 
     places: Places
@@ -49,6 +50,7 @@ class Plan:
     sizes: Mapping[str, int]
     whole_sizes: Mapping[str, int]
     missing: Mapping[str, str]
+    bytes_computed: int
 
     @classmethod
     def of(
@@ -60,7 +62,7 @@ class Plan:
         memory: int,
         batch: int | None,
     ) -> Plan:
-        """Make a plan; the first sample is run to see how large values are."""
+        """Make a plan; the first sample tells how large values are."""
         places = Places(model)
         fed, inner, missing = _sorted(places, watch, feeds)
         measured, unmeasured = _measured(places, inner, feeds, providers)
@@ -86,6 +88,7 @@ class Plan:
             sizes,
             whole_sizes,
             missing,
+            whole * feeds.count,
         )
 
     def samples(self, batch: Batch) -> int:
@@ -139,14 +142,20 @@ def _form(places: Places, name: str, watching: Sequence[Statistic], *, reduce: b
 def _measured(
     places: Places, names: Sequence[str], feeds: Feeds, providers: tuple[str, ...]
 ) -> tuple[dict[str, int], dict[str, str]]:
-    """Return the bytes of each value for one sample; dynamic shapes are those of the first one."""
+    """Return the bytes of each value for one sample; dynamic shapes are those of the first one.
+
+    What the shapes of that sample do not tell, a run does.
+    """
     samples = next(feeds.batches(1))
     count = _samples(feeds, samples)
     sizes = {name: size for name in names if (size := places.size(name, count)) is not None}
     unknown = [name for name in names if name not in sizes]
+    if unknown:
+        sizes.update(places.sizes_on(samples, unknown, count))
+        unknown = [name for name in unknown if name not in sizes]
     if not unknown:
         return sizes, {}
-    session = TapSession(places, dict.fromkeys(unknown, Form.SHAPE), providers)
+    session = TapSession(places, dict.fromkeys(unknown, Form.SHAPE), providers, sum(sizes.values()))
     taps, outputs = session.run(samples)
     for name, tap in taps.items():
         dtype = places.dtype(name) or ir.DataType.FLOAT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -157,6 +157,31 @@ class Places:
         elements = math.prod(size for size in sizes if isinstance(size, int))
         apart = 1 if self._batches & set(shape) else samples
         return math.ceil(elements * dtype.itemsize / apart)
+
+    def sizes_on(
+        self, samples: Mapping[str, Array], addresses: Iterable[str], count: int
+    ) -> dict[str, int]:
+        """The bytes of values for one sample, where the shapes of what is fed tell all of theirs.
+
+        Args:
+            samples: What is fed.
+            addresses: Of values.
+            count: How many samples that is.
+        """
+        model = self.model.clone()
+        for value in model.graph.inputs:
+            if value.name in samples:
+                value.shape = ir.Shape(samples[value.name].shape)
+        shapes = Shapes(model)
+        computed = {value.name: value for node in model.graph for value in node.outputs}
+        found = {}
+        for address in addresses:
+            scope, value = self.values[address]
+            dtype = self.dtype(address)
+            sizes = None if scope.name else shapes.static_shape(computed.get(value.name))
+            if sizes is not None and dtype is not None:
+                found[address] = math.ceil(math.prod(sizes) * dtype.itemsize / count)
+        return found
 
     def reduces(self, address: str) -> bool:
         """Whether the extent of a value can be taken inside of the graph."""
