@@ -293,7 +293,7 @@ def test_inputs_that_no_output_needs_may_be_missing(text: str):
     [
         ("p.w", "z' of member 'p"),
         ("p", "z' of member 'p"),
-        ("mean(p, q)", "z' of member 'p"),
+        ("mean(p, q)", "z' of members 'p' and 'q"),
         ("cascade(p, q, confidence=0.6, on='w').y", "z' of member 'p"),
         ("q.w >> a", "z' of member 'q"),
         ("stack(q.y, meta=s, passthrough=True)", "z' of member 'q"),

@@ -21,10 +21,22 @@ class Absent:
     """Stands for an array that needs an input which is not given, until something reads it.
 
     Args:
-        reason: What is missing.
+        name: Of the input of the ensemble.
+        given: The names of those that are given.
+        members: What has asked for it; more may come.
     """
 
-    reason: GraphoptError
+    name: str
+    given: Sequence[str]
+    members: dict[str, None] = field(default_factory=dict)
+
+    def error(self) -> GraphoptError:
+        """Say what is missing, and for which members."""
+        asking = " and ".join(map(repr, self.members))
+        return GraphoptError(
+            f"input {self.name!r} of member{'s' * (len(self.members) > 1)} {asking} is missing",
+            fix=f"there is {', '.join(self.given) or 'none'}",
+        )
 
 
 def absent(arrays: Iterable[Array | Absent]) -> Absent | None:
@@ -54,7 +66,7 @@ class View:
             GraphoptError: It is absent.
         """
         if isinstance(cell.array, Absent):
-            raise cell.array.reason
+            raise cell.array.error()
         if cell.view is self:
             return cell.array
         if self.outer is None:

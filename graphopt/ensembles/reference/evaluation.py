@@ -67,6 +67,7 @@ class Reference:
         self._memory = memory
         view = View()
         self._top = Site(self, Environment(), view)
+        self._names = tuple(inputs)
         self._given = {name: Cell(np.asarray(array), view) for name, array in inputs.items()}
         self._environments: dict[tuple[object, ...], Environment[Cell]] = {}
         self._known: OrderedDict[tuple[object, ...], Outputs] = OrderedDict()
@@ -125,9 +126,11 @@ class Reference:
         """
         key = self.sessions.outside(member, name, self._given)
         if key not in self._given:
-            reason = self.sessions.missing(member, name, self._given)
-            self._given[key] = Cell(Absent(reason), self._top.view)
-        return self._given[key]
+            self._given[key] = Cell(Absent(key, self._names), self._top.view)
+        cell = self._given[key]
+        if isinstance(cell.array, Absent):
+            cell.array.members[member] = None
+        return cell
 
     def overridden(self, member: str) -> dict[str, Array]:
         """Return the defaults of a member that are fed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -124,11 +124,3 @@ class Sessions:
         if mapped is not None:
             return mapped
         return own if (own := f"{member}/{name}") in inputs else name
-
-    def missing(self, member: str, name: str, inputs: Iterable[str]) -> GraphoptError:
-        """Say that an input of a member, which something needs, is not given."""
-        mapped = self._mapping.get(f"{member}.{name}")
-        return GraphoptError(
-            f"input {mapped or name!r} of member {member!r} is missing",
-            fix=f"there is {', '.join(inputs) or 'none'}",
-        )
