@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,8 @@ class _Job:
     output: Path
     options: PipelineOptions
     settings: _Settings
+    files: dict[str, ir.Model] = field(default_factory=dict, init=False)
+    """The models that are loaded, by their paths."""
 
     def do(self) -> None:
         from graphopt.cli.progress import shown_progress
@@ -177,10 +179,12 @@ class _Job:
         limits = self._limits()
         members: dict[str, ir.Model | Path] = {name: Path(path) for name, path in given.items()}
         if not self.settings.fits:
-            return prepare(self.expression, members, limits=limits), ()
+            return prepare(self.expression, members, limits=limits, files=self.files), ()
         from graphopt.cli.ensemble_fitting import Fitting
 
-        fitting = Fitting(self.expression, members, limits, mapping, self.options, progress)
+        fitting = Fitting(
+            self.expression, members, limits, mapping, self.options, progress, self.files
+        )
         return fitting.run(
             metric=str(self.settings.metric),
             greedy=self.settings.greedy_soup,
@@ -193,7 +197,6 @@ class _Job:
         """Open the data; what it has for inputs of members that the ensemble lacks is left out."""
         if self.options.data is None:
             return None
-        from graphopt.model import load
         from graphopt.runtime.feeds import open_feeds
 
         feeds = open_feeds(str(self.options.data))
@@ -203,7 +206,7 @@ class _Job:
             from graphopt.ensembles.ports import names_of_inputs
 
             files = pairs(self.given, "a member", "NAME=MODEL")
-            members = {name: load(path, self._limits()) for name, path in files.items()}
+            members = {name: self.files[str(Path(path))] for name, path in files.items()}
             feeds = feeds.without(others & names_of_inputs(members, mapping))
         return feeds.for_model(model)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ class Fitting:
         mapping: `member.input` with the name of the ensemble's input that it is.
         options: Of the command.
         progress: Shows how far it is.
+        files: The models that are loaded, by their paths.
     """
 
     expression: str
@@ -43,6 +44,7 @@ class Fitting:
     mapping: Mapping[str, str]
     options: PipelineOptions
     progress: Progress
+    files: MutableMapping[str, ir.Model]
 
     def run(
         self, *, metric: str, greedy: bool, meta: str | None, weights: bool, method: str | None
@@ -64,7 +66,7 @@ class Fitting:
         program, findings = parse(self.expression), list[Finding]()
         if greedy:
             program = self._greedy(program, feeds, metric, findings)
-        prepared = prepare(program, self.members, limits=self.limits)
+        prepared = prepare(program, self.members, limits=self.limits, files=self.files)
         if meta is not None:
             prepared = self._meta(prepared, feeds, metric, meta, findings)
         if weights:
@@ -79,7 +81,6 @@ class Fitting:
         from graphopt.ensembles.names import rebuilt
         from graphopt.ensembles.soups.greedy import greedy
         from graphopt.ensembles.unparse import title
-        from graphopt.model import load
 
         def cooked(expression: Expression) -> Expression:
             if not isinstance(expression, Soup):
@@ -91,7 +92,7 @@ class Fitting:
                 )
             for name in names:
                 self._check_member(name)
-            models = {name: load(str(self.members[name]), self.limits) for name in names}
+            models = {name: self._model(name) for name in names}
             found = greedy(
                 models,
                 feeds,
@@ -114,6 +115,14 @@ class Fitting:
         for name in dropped - used:
             del self.members[name]
         return left
+
+    def _model(self, name: str) -> ir.Model:
+        from graphopt.model import load
+
+        path = str(self.members[name])
+        if path not in self.files:
+            self.files[path] = load(path, self.limits)
+        return self.files[path]
 
     def _check_member(self, name: str) -> None:
         from graphopt.pipeline.registry import nearest

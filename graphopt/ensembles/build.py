@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -114,10 +114,21 @@ def prepare(
     members: Mapping[str, ir.Model | str | PathLike[str]] | None = None,
     *,
     limits: Limits | None = None,
+    files: MutableMapping[str, ir.Model] | None = None,
 ) -> Prepared:
-    """Load the members of an ensemble, and cook its soups: the first half of `ensemble`."""
+    """Load the members of an ensemble, and cook its soups: the first half of `ensemble`.
+
+    Args:
+        program: As of `ensemble`.
+        members: As of `ensemble`.
+        limits: As of `ensemble`.
+        files: Models that are loaded already, by their paths; those that are loaded here come in.
+
+    Raises:
+        GraphoptError: As in `ensemble`.
+    """
     wanted = _Wanted.of(program)
-    models = _Models(wanted, members or {}, limits)
+    models = _Models(wanted, members or {}, limits, {} if files is None else files)
     outputs = written_out(wanted.program)
     notes: list[str] = []
     resolved, made = _without_soups(outputs, models, notes)
@@ -178,8 +189,10 @@ class _Models(Mapping[str, ir.Model]):
         wanted: _Wanted,
         members: Mapping[str, ir.Model | str | PathLike[str]],
         limits: Limits | None,
+        files: MutableMapping[str, ir.Model],
     ) -> None:
         self._limits = limits
+        self._files = files
         for name in members:
             checks.check_name(name, "member")
         self._given: dict[str, ir.Model | str] = {}
@@ -200,7 +213,6 @@ class _Models(Mapping[str, ir.Model]):
                     f"member {name!r} is given, and the expression does not use it",
                     fix=f"it uses {', '.join(self._given)}",
                 )
-        self._files: dict[str, ir.Model] = {}
 
     def __getitem__(self, name: str) -> ir.Model:
         given = self._given[name]

@@ -197,6 +197,40 @@ def test_a_graph_that_is_not_what_numpy_makes_is_refused(
     done(ensemble("mean(cnn, mlp, resnet)", tmp_path / "out.onnx", "--no-verify", "-p", ""))
 
 
+@pytest.mark.parametrize(
+    ("expression", "arguments"),
+    [
+        ("mean(soup(a, b), c)", ()),
+        ("mean(soup(a, b), c)", ("--greedy-soup", "--metric", "top1")),
+    ],
+)
+def test_each_file_is_loaded_once(
+    tmp_path: Path,
+    two_inputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    expression: str,
+    arguments: tuple[str, ...],
+) -> None:
+    members = {"a": two_inputs, "b": tmp_path / "b.onnx", "c": tmp_path / "c.onnx"}
+    for path in (members["b"], members["c"]):
+        save(ir.from_onnx_text(TWO_INPUTS), path)
+    draw = np.random.default_rng(0)
+    x, z = draw.normal(size=(2, 40, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", labels=x.argmax(1), x=x, z=z)
+    loaded: list[str] = []
+
+    def counted(path: str, *arguments: object) -> ir.Model:
+        loaded.append(Path(path).name)
+        return load(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("graphopt.model.load", counted)
+    monkeypatch.setattr("graphopt.ensembles.build.load", counted)
+    program = f"y = {expression}.y"
+    data = ("--data", tmp_path / "data.npz")
+    done(ensemble(program, tmp_path / "out.onnx", *data, *arguments, **members))
+    assert sorted(loaded) == ["b.onnx", "c.onnx", "two.onnx"]
+
+
 def test_a_member_that_is_no_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_text("no model")
     result = ensemble("a", tmp_path / "out.onnx", a=tmp_path / "bad.onnx")
