@@ -109,6 +109,22 @@ def offered() -> tuple[str, ...]:
     return tuple(names)
 
 
+def check_known(provider: Provider) -> None:
+    """Refuse what is no execution provider, here or in any other build of ONNX Runtime.
+
+    Raises:
+        GraphoptError: It is none, and no library is named that would bring it.
+    """
+    import onnxruntime
+
+    known = dict.fromkeys((*_FULL_NAMES.values(), *onnxruntime.get_all_providers(), *offered()))
+    if provider.library is None and provider.name not in known:
+        raise GraphoptError(
+            f"there is no execution provider {provider.text!r}",
+            fix=f"use {', '.join(_FULL_NAMES)}, another of ONNX Runtime's, or Name=library.so",
+        )
+
+
 def require_offered(provider: Provider) -> None:
     """Raise unless the installed ONNX Runtime offers this provider.
 

@@ -150,6 +150,7 @@ def test_a_greedy_soup_keeps_what_helps(tmp_path: Path) -> None:
         ("cnn + mlp", (), "the expression does not use it"),
         ("cnn + mlp + resnet + x", (), "there is no member 'x'"),
         ("cnn + mlp + resnet", ("--map", "cnn"), "write MEMBER.INPUT=NAME"),
+        ("cnn + mlp + resnet", ("--provider", "Foo"), "no execution provider 'Foo'; use cpu"),
         ("cnn + mlp + resnet", ("--fit-weights",), "give --data"),
         ("cnn + mlp + resnet", ("--fit-weights", "--data", DATA), "give --metric"),
         ("cnn + mlp + resnet", ("--fit-method", "convex"), "give --fit-weights"),
