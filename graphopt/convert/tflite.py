@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
@@ -18,9 +17,6 @@ from graphopt.runtime.difference import Tolerance
 from graphopt.runtime.feeds import Array
 
 _IDENTIFIER = b"TFL3"
-_HYBRID = 0.02
-"""Share of the largest output: 8-bit activations have steps of 1/255 of their range, and the
-roundings of several layers add up."""
 
 
 def recognises(path: Path) -> bool:
@@ -63,6 +59,7 @@ def _converted(path: Path, options: Options) -> Conversion:
     from graphopt.convert.tensorflow_export import dims_of_inputs, fixed_notes, numpy_dtype
     from graphopt.convert.tensorflow_interface import Interface, name_interface, name_output_dims
     from graphopt.convert.tflite_export import exported
+    from graphopt.convert.tflite_hybrid import explicit_floats, round_as_hybrid_kernels
     from graphopt.convert.tflite_interpreter import Interpreter
     from graphopt.convert.tflite_screen import screen
 
@@ -72,6 +69,7 @@ def _converted(path: Path, options: Options) -> Conversion:
     given = None if options.data is None else read_examples(options.data, inputs)
     dims: list[tuple[Dim, ...]] = dims_of_inputs(inputs, options, given, str(path))
     model = exported(path, options.opset)
+    hybrid = round_as_hybrid_kernels(model, explicit_floats(path))
     dtypes = [ir.DataType.from_numpy(numpy_dtype(item)) for item in inputs]
     names = [item.name for item in inputs]
     name_interface(
@@ -84,7 +82,7 @@ def _converted(path: Path, options: Options) -> Conversion:
             value.shape = ir.Shape(shape)
     reference: Reference = interpreter.run
     name_output_dims(model, interpreter.output_shapes, examples, reference)
-    allowed, notes = _allowed(model, options, reference, examples)
+    allowed, notes = _allowed(model, options, reference, examples, hybrid=hybrid)
     if not options.static:
         notes += fixed_notes(inputs, dims, options)
     if options.layout == "nchw":
@@ -93,14 +91,19 @@ def _converted(path: Path, options: Options) -> Conversion:
 
 
 def _allowed(
-    model: ir.Model, options: Options, reference: Reference, examples: Sequence[Array]
+    model: ir.Model,
+    options: Options,
+    reference: Reference,
+    examples: Sequence[Array],
+    *,
+    hybrid: bool,
 ) -> tuple[dict[str, Tolerance], list[str]]:
     """Allow each quantized output one step of its own, unless the user said what to allow.
 
-    Where activations are quantized as the model runs, the other outputs may differ by a share of
-    their magnitude; elsewhere, by what float reassociation explains.
+    Where activations are rounded as the model runs, what roundings move other outputs by is
+    measured; elsewhere, they may differ by what float reassociation explains.
     """
-    from graphopt.convert.tflite_steps import rounds_as_it_runs, step
+    from graphopt.convert.tflite_steps import roundings, step
 
     if options.tolerance is not None:
         return {}, []
@@ -110,17 +113,18 @@ def _allowed(
         f"output {name} is quantized: compared within one step, {tolerance.atol:.3g}"
         for name, tolerance in allowed.items()
     ]
-    if rounds_as_it_runs(model):
+    if hybrid:
         names = [value.name or "" for value in model.graph.inputs]
-        outputs = reference(dict(zip(names, examples, strict=True)))
-        for name, output in zip(steps, outputs, strict=True):
-            if name in allowed:
-                continue
-            size = _HYBRID * float(np.abs(output).max(initial=0))
-            allowed[name] = Tolerance(atol=size)
-            notes.append(
-                "weights are int8, and TFLite and ONNX Runtime round activations to 8 bits as they"
-                f" run, each in its own way: output {name} is compared within {size:.3g},"
-                f" {_HYBRID:.0%} of its largest element"
-            )
+        sizes = roundings(model, dict(zip(names, examples, strict=True)), reference)
+        measured = {
+            name: Tolerance(atol=size)
+            for name, size in zip(steps, sizes, strict=True)
+            if name not in allowed
+        }
+        notes += [
+            "weights are int8, and activations are rounded to 8 bits as the model runs: output"
+            f" {name} is compared within {tolerance.atol:.3g}, which roundings were seen to move it"
+            for name, tolerance in measured.items()
+        ]
+        allowed |= measured
     return allowed, notes

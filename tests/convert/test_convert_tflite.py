@@ -160,12 +160,6 @@ def test_half_precision_weights(write: Write) -> None:
     assert max(parity.max_abs for parity in conversion.parity) < 1e-5
 
 
-def test_weights_alone_quantized_are_compared_as_the_note_says(write: Write) -> None:
-    conversion = convert(str(write("weights")))
-    assert "2% of its largest element" in conversion.notes[0]
-    assert 0 < conversion.parity[0].bound <= 0.02
-
-
 def test_tolerance_of_the_user_goes_before_steps(write: Write) -> None:
     from graphopt.errors import CheckFailed
     from graphopt.runtime.difference import Tolerance
