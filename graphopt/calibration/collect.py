@@ -25,9 +25,6 @@ from graphopt.runtime.feeds import Batch, Feeds
 Progress = Callable[[str, int, int | None], None]
 _Returned = tuple[Mapping[str, Tap], dict[str, Any]]
 
-_AT_ONCE = 2
-"""Batches in flight: one is run while statistics see the one before."""
-
 
 def collect(
     model: ir.Model,
@@ -75,7 +72,7 @@ def collect(
         checkpoint = Checkpoint(cache / f"calibration-{key[:32]}.npz", key, watch)
         checkpoint.read()
     if not checkpoint.finished:
-        plan = Plan.of(model, watch, feeds, tuple(providers), memory // _AT_ONCE, batch)
+        plan = Plan.of(model, watch, feeds, tuple(providers), memory, batch)
         checkpoint.missing.update(plan.missing)
         with checkpoint.kept():
             _Collection(plan, checkpoint, progress or (lambda phase, done, total: None)).run()
@@ -135,7 +132,7 @@ class _Collection:
             waiting: deque[tuple[int, Batch, Future[_Returned]]] = deque()
             for before, samples in self._left(names):
                 waiting.append((before, samples, runner.submit(session.run, samples)))
-                if len(waiting) == _AT_ONCE:
+                if len(waiting) == self.plan.at_once:
                     yield self._settle(names, session, *waiting.popleft())
             while waiting:
                 yield self._settle(names, session, *waiting.popleft())
@@ -172,7 +169,7 @@ class _Collection:
     def _see(
         self,
         taps: Mapping[str, Tap],
-        outputs: Mapping[str, Any],
+        outputs: dict[str, Any],
         names: Sequence[str],
         samples: Batch,
         before: int,
@@ -186,6 +183,7 @@ class _Collection:
                 self._see_arrays(name, [samples[name]], before, samples)
             elif tap.form is not Form.EXTENT:
                 self._see_arrays(name, tap.arrays(outputs), before, samples)
+                tap.let_go(outputs)
             elif not self._see_extents(name, tap, outputs):
                 suspects.append(name)
         sizes = {name: self.plan.whole_sizes[name] for name in suspects}

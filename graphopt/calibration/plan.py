@@ -30,6 +30,8 @@ class Plan:
         feeds: The samples, fitted to the model.
         providers: Execution providers.
         memory: Bytes that one run may return.
+        at_once: Batches in flight, whose outputs share what may be held: 2 where one is run while
+            statistics see the one before.
         count: The number of samples.
         batch: Samples per run.
         forms: How each value that is computed is returned, by address.
@@ -44,6 +46,7 @@ class Plan:
     feeds: Feeds
     providers: tuple[str, ...]
     memory: int
+    at_once: int
     count: int
     batch: int
     forms: Mapping[str, Form]
@@ -62,26 +65,41 @@ class Plan:
         memory: int,
         batch: int | None,
     ) -> Plan:
-        """Make a plan; the first sample tells how large values are."""
+        """Make a plan; the first sample tells how large values are.
+
+        Two batches are in flight where they fit: where not, as many values as fit are better
+        returned by one run than by two, each of which computes the model from its inputs on.
+
+        Args:
+            model: Stays as it is.
+            watch: Statistics by address.
+            feeds: The samples, fitted to the model.
+            providers: Execution providers.
+            memory: Bytes of values that may be held at once.
+            batch: Samples per run; None: as many as the memory allows.
+        """
         places = Places(model)
         fed, inner, missing = _sorted(places, watch, feeds)
         measured, unmeasured = _measured(places, inner, feeds, providers)
         missing.update(unmeasured)
         inner = [name for name in inner if name not in missing]
         whole = sum(measured.values())
-        runs = feeds.layout.batch or batch or most_samples(whole, memory)
-        reduce = whole * runs > memory
+        half = memory // 2
+        runs = feeds.layout.batch or batch or most_samples(whole, half)
+        reduce = whole * runs > half
         forms = {name: _form(places, name, watch[name], reduce=reduce) for name in inner}
         whole_sizes = {name: measured[name] * runs for name in inner}
         sizes = dict.fromkeys(fed, 0)
         for name in inner:
             sizes[name] = 0 if forms[name] is Form.EXTENT else whole_sizes[name]
+        at_once = 2 if sum(sizes.values()) <= half else 1
         return cls(
             places,
             watch,
             feeds,
             providers,
-            memory,
+            memory // at_once,
+            at_once,
             feeds.count,
             runs,
             forms,

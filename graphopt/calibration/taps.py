@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,11 @@ class Tap:
             else:
                 yield from _pieces(*(outputs[name] for name in names))
 
+    def let_go(self, outputs: dict[str, Any]) -> None:
+        """Drop the value from the outputs: the next run may need its memory."""
+        for name in itertools.chain(*self.ways):
+            outputs.pop(name, None)
+
     def extents(self, outputs: Mapping[str, Any]) -> Iterator[tuple[float, float, bool]]:
         """Yield low, high, and whether these are numbers of data and all there is to say."""
         for low, high, total in ([outputs[name] for name in names] for names in self.ways):
@@ -78,7 +83,9 @@ class Tap:
         total = 0
         for shape, ranks in ([outputs[name] for name in names] for names in self.ways):
             ends = np.concatenate([[0], np.cumsum(ranks)])
-            total += sum(int(np.prod(shape[start:stop])) for start, stop in pairwise(ends))
+            total += sum(
+                int(np.prod(shape[start:stop])) for start, stop in itertools.pairwise(ends)
+            )
         return total
 
 
@@ -170,7 +177,7 @@ class Places:
         """
         model = self.model.clone()
         for value in model.graph.inputs:
-            if value.name in samples:
+            if value.name and value.name in samples:
                 value.shape = ir.Shape(samples[value.name].shape)
         shapes = Shapes(model)
         computed = {value.name: value for node in model.graph for value in node.outputs}

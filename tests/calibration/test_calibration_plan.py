@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 from unittest import mock
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from graphopt.calibration import MinMax, collect, tap_session
+from graphopt.calibration import Histogram, MinMax, collect, tap_session
 from graphopt.calibration.plan import Plan
 from graphopt.calibration.tap_session import TapSession
 from graphopt.runtime.feeds import Feeds
@@ -64,3 +65,42 @@ def test_a_graph_is_optimized_where_the_samples_are_worth_it(samples: int, level
         collect(model, {"summed": [seen]}, Feeds({"x": x}))
     assert levels == [level]
     assert (seen.low, seen.high) == (-2, 2)
+
+
+def held_at_once(memory: int) -> tuple[int, int]:
+    """Return the most bytes of values that were held at once, and the number of runs.
+
+    There are 12 values of 4 KB for each sample.
+    """
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    chain (float[N, 1024] v0) => (float[N, 1024] v12) { NODES }
+    """
+    nodes = " ".join(f"v{i + 1} = Neg (v{i})" for i in range(12))
+    alive: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+    held: list[int] = []
+    original = TapSession.run
+
+    def run(session: TapSession, samples: Any) -> Any:
+        taps, outputs = original(session, samples)
+        alive.update({id(array): array for array in outputs.values()})
+        held.append(sum(array.nbytes for array in alive.values()))
+        return taps, outputs
+
+    x = np.random.default_rng(0).standard_normal((9, 1024)).astype(np.float32)
+    watch = {f"v{i}": [Histogram()] for i in range(1, 13)}
+    with mock.patch.object(TapSession, "run", run):
+        collect(
+            ir.from_onnx_text(text.replace("NODES", nodes)), watch, Feeds({"v0": x}), memory=memory
+        )
+    assert all(one.count == x.size for (one,) in watch.values())
+    return max(held), len(held)
+
+
+@pytest.mark.parametrize(
+    ("values", "most", "runs"), [(5, 5, 9 * 3), (12, 12, 9), (23, 12, 9), (24, 24, 9), (96, 96, 3)]
+)
+def test_no_more_is_held_than_the_memory_allows(values: int, most: int, runs: int) -> None:
+    held, counted = held_at_once(values * 4096)
+    assert held <= most * 4096
+    assert counted == runs

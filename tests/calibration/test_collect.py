@@ -225,7 +225,7 @@ def test_one_run_serves_what_fits_into_memory() -> None:
         collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, batch=8)
         whole = [taps for taps in runs if taps]
         runs.clear()
-        collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, memory=160)
+        collect(ir.from_onnx_text(NET), {n: [Histogram()] for n in names}, feeds, memory=100)
         parted = [taps for taps in runs if taps]
         runs.clear()
         collect(ir.from_onnx_text(NET), {n: [MinMax()] for n in names}, feeds, memory=160)
