@@ -185,9 +185,9 @@ _MAX_RANK = 64
 
 
 def _listed(values: object, what: str) -> Sequence[object]:
-    tolist = getattr(values, "tolist", None)
+    tolist = getattr(type(values), "tolist", None)
     if callable(tolist):
-        values = tolist()
+        values = tolist(values)
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise GraphoptError(f"{what} are a list of numbers, not {shown(values)}")
     return values

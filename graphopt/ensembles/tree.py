@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 class Expression:
     """A part of an ensemble. Python's operators build larger ones: `0.5 * a + 0.5 * (b >> c)`.
 
+    `a["y"]` is an output of it, and so is `a.y`, as in text, where the name starts with no
+    underscore and is no attribute of the class, such as `name` and `model` of a member, or `of`.
+    Type checkers know the first form only, or no misspelled attribute would be an error to them.
+
     Args:
         column: Where it starts in the text it was read from, from 1; 0: it was not read.
     """
@@ -45,6 +49,14 @@ class Expression:
 
     def __getitem__(self, name: str) -> Output:
         return Output(self, name)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Output:
+            # Whoever copies, pickles or shows objects asks for names with an underscore.
+            if name.startswith("_") or name in dir(type(self)):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return Output(self, name)
 
     def __call__(self, **bindings: Expression) -> Applied:
         """Feed inputs of the members from other expressions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import numpy as np
@@ -96,6 +97,16 @@ def test_python_makes_what_text_makes(made: Expression, text: str):
     assert parse(unparse(made)) == Program(((None, made),))
 
 
+def test_outputs_are_attributes_as_in_text():
+    assert Program(((None, 0.5 * a.y + mean(b, c).label),)) == parse("0.5*a.y + mean(b, c).label")
+    assert a.y(x=b.tolist) == parse("a.y(x=b.tolist)").statements[0][1]
+    assert (a.name, (a + b).name) == ("a", Output(a + b, "name"))
+    assert a.model is None
+    assert copy.deepcopy(a.y) == a.y
+    for name in ("_repr_html_", "__array__"):
+        assert not hasattr(a, name)
+
+
 def test_python_has_every_function_of_the_grammar():
     assert set(functions.BY_NAME) == set(checks.FUNCTIONS)
     for name in checks.FUNCTIONS:
@@ -137,6 +148,7 @@ def test_operators_take_expressions_and_numbers_only(operand: object):
         (lambda: mean(a, "b"), "not 'b'"),
         (lambda: mean(a, b, weights=[1]), "1 for 2 operands"),
         (lambda: mean(a, b, weights=[0, 0]), "sum to 0"),
+        (lambda: mean(a, b, weights=c), "list of numbers"),
         (lambda: geometric_mean(a, b, weights=[float("nan"), 1]), "finite"),
         (lambda: soup(a, b, weights=[1, -1]), "sum to 0"),
         (lambda: vote(a, b, weights=[1, -1]), "less than none"),
