@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -136,7 +136,10 @@ def prepare(
         part.name for _, of in resolved for part in of.walk() if isinstance(part, Member)
     )
     found = {name: made[name] if name in made else models[name] for name in used}
-    return Prepared(unparse(wanted.program), Program(resolved), found, models.origins(), notes)
+    origins = models.origins()
+    # Last: what else is wrong may be why they are not used.
+    models.check_used(members or ())
+    return Prepared(unparse(wanted.program), Program(resolved), found, origins, notes)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,10 @@ class _Models(Mapping[str, ir.Model]):
                 if known is not given and known != given:
                     cause = f"two models are called {part.name!r}"
                     raise wanted.error(part, cause, "name them: graphopt.member(model, name)")
-        for name in members:
+
+    def check_used(self, names: Iterable[str]) -> None:
+        """Refuse names that are given in vain."""
+        for name in names:
             if name not in self._given:
                 raise GraphoptError(
                     f"member {name!r} is given, and the expression does not use it",

@@ -190,6 +190,8 @@ def test_what_does_not_go_together_is_refused(text: str, members: tuple[str, ...
 def test_members_must_be_files_with_models(tmp_path: Path):
     with pytest.raises(GraphoptError, match=r"nowhere\.onnx: cannot be opened"):
         graphopt.ensemble("a", {"a": tmp_path / "nowhere.onnx"})
+    with pytest.raises(GraphoptError, match=r"nowhere\.onnx: cannot be opened"):
+        graphopt.ensemble("a", {"a": tmp_path / "nowhere.onnx", "unused": DIGITS["mlp"]})
     with pytest.raises(GraphoptError, match="this is a function; call it mean_model"):
         graphopt.ensemble("a", {"a": DIGITS["mlp"], "mean": DIGITS["cnn"]})
 
