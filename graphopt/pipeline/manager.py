@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
+from graphopt.model.order import BrokenGraphError, restore_order
 from graphopt.pipeline.contract import Context, Declined, Finding, Pass, Rewrite
 from graphopt.pipeline.failure import PassFailed, pass_failed
 from graphopt.pipeline.instrument import Instrument, RollBack, Step
-from graphopt.pipeline.order import BrokenGraphError, restore_order
 from graphopt.pipeline.result import Note, RunResult, StepRecord
 from graphopt.pipeline.snapshot import snapshot, structure
 from graphopt.pipeline.stopwatch import Stopwatch

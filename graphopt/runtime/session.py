@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.model import load
+from graphopt.model.order import BrokenGraphError, is_in_order
 from graphopt.runtime.feeds import Array, Batch
 from graphopt.runtime.layout import Input
 from graphopt.runtime.placement import Placement, read_profile
@@ -151,8 +152,15 @@ class Session:
 
     def _stage(self, model: ir.Model, expose: Sequence[str]) -> Staged:
         try:
+            if not is_in_order(model):
+                raise GraphoptError(
+                    f"{self.title} has nodes in front of those that make their inputs",
+                    fix="sort them: model.graph.sort()",
+                )
             check_divisions(model)
             return stage(model, expose)
+        except BrokenGraphError as error:
+            raise GraphoptError(f"{self.title}: {error}") from None
         except CheckFailed as error:
             raise CheckFailed(f"{self.title}: {error}") from None
 

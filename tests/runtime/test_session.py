@@ -48,6 +48,20 @@ def test_models_in_memory_run_and_stay_as_they_are() -> None:
     assert ir.to_proto(made).SerializeToString() == before
 
 
+def test_nodes_out_of_order_are_told_in_one_line() -> None:
+    made = model()
+    first = made.graph[0]
+    made.graph.remove(first)
+    made.graph.append(first)
+    with pytest.raises(GraphoptError, match="in front of those that make their inputs; sort them"):
+        Session(made, title="it")
+    made.graph.sort()
+    np.testing.assert_allclose(Session(made).run(samples())["y"], expected(), rtol=1e-4, atol=1e-4)
+    made.graph.remove(first)
+    with pytest.raises(GraphoptError, match="it: node Relu reads 'a', which only a removed node"):
+        Session(made, title="it")
+
+
 def test_lazy_weights_are_evaluated_and_not_kept() -> None:
     reads = []
 

@@ -14,9 +14,9 @@ from graphopt.ensembles.output_types import is_complete
 from graphopt.errors import GraphoptError
 from graphopt.model.calls import callees
 from graphopt.model.carried import TYPE_KEY, values_of
+from graphopt.model.order import BrokenGraphError, restore_order
 from graphopt.model.scopes import scopes
 from graphopt.pipeline.instruments.checker import check_problem
-from graphopt.pipeline.order import BrokenGraphError, restore_order
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.uses import is_unused, remove
 from graphopt.rewrite.value_types import ValueTypes

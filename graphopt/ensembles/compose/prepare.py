@@ -12,8 +12,8 @@ from graphopt.ensembles.compose.copying import Copier
 from graphopt.ensembles.output_types import complete_outputs
 from graphopt.errors import GraphoptError
 from graphopt.model.carried import EXTRAS_KEY, Extras
+from graphopt.model.order import BrokenGraphError, restore_order
 from graphopt.model.scopes import scopes
-from graphopt.pipeline.order import BrokenGraphError, restore_order
 from graphopt.rewrite.constants import is_op
 
 _NAME = re.compile(r"[^\W\d]\w*")

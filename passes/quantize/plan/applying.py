@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from graphopt.model.order import restore_order
 from graphopt.pipeline.contract import Context, Declined, Finding, Pass, Rewrite
-from graphopt.pipeline.order import restore_order
 from graphopt.pipeline.snapshot import snapshot
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.shapes import Shapes

@@ -16,9 +16,9 @@ import pytest
 from before_after import apply
 from test_cleanup_backend_suite import DRAWN, cases, close, run
 
+from graphopt.model.order import restore_order
 from graphopt.model.scopes import scopes
 from graphopt.pipeline.contract import Context, Pass, Rewrite
-from graphopt.pipeline.order import restore_order
 from passes.merge.dedupe import Dedupe
 from passes.merge.inline import Inline
 from passes.merge.outline import Outline

@@ -34,6 +34,16 @@ def restore_order(model: ir.Model) -> bool:
     return moved
 
 
+def is_in_order(model: ir.Model) -> bool:
+    """Whether every node stands behind those that make its inputs.
+
+    Raises:
+        BrokenGraphError: A node reads a value that nothing provides.
+    """
+    graphs = (model.graph, *(function.graph for function in model.functions.values()))
+    return all(_Walk().in_order(graph) for graph in graphs)
+
+
 class _Walk:
     """One pass over a graph and its bodies, in the order in which they run."""
 
