@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -74,18 +75,14 @@ class Histogram:
 
     def update(self, batch: Array) -> None:
         """See one more batch."""
-        room: _Room | None = None
         for block, low, high, masked in blocks(batch):
             self.masked += masked
             if not block.size:
                 continue
             self._include(low, high)
-            if room is None:
-                room = _Room(block.dtype, min(BLOCK, batch.size))
-            first, last = self._bin(low), self._bin(high)
-            counts = room.count(block, self.exponent, first, last - first + 1)
-            start = self.bins - 1 + first
-            self._counts[start : start + counts.size] += counts
+            # A view: what is added to it is counted.
+            first, counts = self.occupied()
+            counts += _ROOMS[block.dtype].count(block, self.exponent, first, counts.size)
 
     def merge(self, other: Self) -> None:
         """See all that another one has seen.
@@ -145,30 +142,41 @@ class Histogram:
         self._counts[start : start + counts.size] = counts
 
 
-class _Room:
-    """Arrays that counting blocks needs, used again for each of them."""
+class _Room(threading.local):
+    """Arrays that counting blocks needs, used again for each of them: new ones cost page faults.
 
-    def __init__(self, dtype: np.dtype[Any], size: int) -> None:
-        self._scaled = np.empty(size, dtype)
-        self._index = np.empty(size, np.intp)
-        self._offsets = np.empty(size, dtype)
-        self._laid_out: tuple[int, int] | None = None
+    Args:
+        dtype: Of the blocks: float32 or float64.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._scaled = np.empty(BLOCK, dtype)
+        self._bins = np.empty(BLOCK, np.int32)
+        self._index = np.empty(BLOCK, np.intp)
+        self._offsets = np.empty(BLOCK, np.int32)
+        self._laid_out = (0, 0, 0)
 
     def count(self, block: Array, exponent: int, first: int, size: int) -> Array:
         """Count the numbers of a block in `size` bins from bin `first` on."""
-        scaled, index = self._scaled[: block.size], self._index[: block.size]
-        if self._laid_out != (first, size):
+        many = block.size
+        scaled, bins, index = self._scaled[:many], self._bins[:many], self._index[:many]
+        offsets = self._offsets[:many]
+        if self._laid_out[:2] != (first, size) or self._laid_out[2] < many:
             # Neighbours count in two tables: often they are both 0, and counting twice in one
             # place waits for the first count to be written.
-            self._offsets[::2], self._offsets[1::2] = -first, size - first
-            self._laid_out = first, size
+            offsets[::2], offsets[1::2] = -first, size - first
+            self._laid_out = first, size, many
         # Powers of two scale exactly; what underflows to zero belongs to bin 0.
         np.multiply(block, block.dtype.type(math.ldexp(1.0, -exponent)), out=scaled)
-        np.trunc(scaled, out=scaled)
-        np.add(scaled, self._offsets[: block.size], out=scaled)
-        np.copyto(index, scaled, casting="unsafe")
+        # The conversion drops what is behind the point.
+        np.copyto(bins, scaled, casting="unsafe")
+        np.add(bins, offsets, out=bins)
+        np.copyto(index, bins)
         counts: Array = np.bincount(index, minlength=2 * size)
         return counts[:size] + counts[size:]
+
+
+_ROOMS = {np.dtype(kind): _Room(np.dtype(kind)) for kind in (np.float32, np.float64)}
 
 
 def _bin(number: float, exponent: int) -> int:
