@@ -8,60 +8,41 @@ from fractions import Fraction
 import numpy as np
 import onnx_ir as ir
 import pytest
+from reference_models import (
+    BATCHES,
+    MEMBERS,
+    A,
+    B,
+    Counting,
+    drawn,
+    model_of,
+    own_outputs,
+    scorer,
+    softmax,
+)
 
 from graphopt.ensembles.expression import Combine, Member, Sum
 from graphopt.ensembles.reference import Reference, Sessions, evaluate
 from graphopt.errors import GraphoptError
 from graphopt.runtime.session import Session
 
-BATCHES = (1, 7, 32)
-Arrays = dict[str, np.ndarray]
-
-
-def _model(text: str) -> ir.Model:
-    return ir.from_onnx_text(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
-
-
-def _scores(seed: int, kind: str = "float", name: str = "x") -> ir.Model:
-    """Four numbers to three scores."""
-    weights = np.random.default_rng(seed).normal(size=12).round(3)
-    body = ", ".join(map(str, weights))
-    return _model(f"""
-        m (float[N, 4] {name}) => ({kind}[N, 3] y) <float[4, 3] w = {{{body}}}> {{
-            f = MatMul({name}, w)
-            y = Cast<to = {ir.DataType[{"float": "FLOAT"}.get(kind, kind.upper())].value}>(f)
-        }}""")
-
-
-A, B, C = _scores(1), _scores(2), _scores(3)
-MEMBERS = {"a": A, "b": B, "c": C}
-LABELLED = _model("""
+LABELLED = model_of("""
     m (float[N, 4] x) => (int64[N] label, float[N, 4] p) {
         p = Softmax<axis = 1>(x)
         label = ArgMax<axis = 1, keepdims = 0>(p)
     }""")
 
-TWICE = _model("m (float[N, 4] x) => (float[N, 4] u, float[N, 4] v) { u = Neg(x) v = Abs(x) }")
+
+TWICE = model_of("m (float[N, 4] x) => (float[N, 4] u, float[N, 4] v) { u = Neg(x) v = Abs(x) }")
 
 
-def _x(rows: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32)
-
-
-def _own(x: np.ndarray, **members: ir.Model) -> list[np.ndarray]:
-    return [Session(model).run({"x": x})["y"] for model in (members or MEMBERS).values()]
-
-
-def _softmax(y: np.ndarray) -> np.ndarray:
-    powers = np.exp(y - y.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
-def _onehot(places: np.ndarray, classes: int = 3) -> np.ndarray:
+def onehot(places: np.ndarray, classes: int = 3) -> np.ndarray:
     return np.eye(classes)[places]
 
 
 Formula = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
 FORMULAS: dict[str, Formula] = {
     "0.3*a + 0.3*b": lambda a, b, c: np.float32(0.3) * a + np.float32(0.3) * b,
     "a - 2*b + 0.5": lambda a, b, c: a - 2 * b + np.float32(0.5),
@@ -74,18 +55,18 @@ FORMULAS: dict[str, Formula] = {
     "max(a, b)": lambda a, b, c: np.maximum(a, b),
     "product(a, b, c)": lambda a, b, c: a * b * c,
     "a * b": lambda a, b, c: a * b,
-    "softmax(a)": lambda a, b, c: _softmax(a),
-    "softmax(a, axis=0)": lambda a, b, c: _softmax(a.T).T,
-    "log_softmax(a)": lambda a, b, c: np.log(_softmax(a)),
+    "softmax(a)": lambda a, b, c: softmax(a),
+    "softmax(a, axis=0)": lambda a, b, c: softmax(a.T).T,
+    "log_softmax(a)": lambda a, b, c: np.log(softmax(a)),
     "sigmoid(a)": lambda a, b, c: 1 / (1 + np.exp(-a)),
     "argmax(a + b)": lambda a, b, c: np.argmax(a + b, 1),
-    "geometric_mean(softmax(a), softmax(b))": lambda a, b, c: np.sqrt(_softmax(a) * _softmax(b)),
+    "geometric_mean(softmax(a), softmax(b))": lambda a, b, c: np.sqrt(softmax(a) * softmax(b)),
     "geometric_mean(sigmoid(a), sigmoid(b), weights=[1, 3])": lambda a, b, c: (
         (1 / (1 + np.exp(-a))) ** 0.25 * (1 / (1 + np.exp(-b))) ** 0.75
     ),
-    "vote(a, b, c)": lambda a, b, c: sum(_onehot(y.argmax(1)) for y in (a, b, c)) / 3,
+    "vote(a, b, c)": lambda a, b, c: sum(onehot(y.argmax(1)) for y in (a, b, c)) / 3,
     "vote(a, b, c, weights=[3, 1, 1])": lambda a, b, c: (
-        0.6 * _onehot(a.argmax(1)) + 0.2 * _onehot(b.argmax(1)) + 0.2 * _onehot(c.argmax(1))
+        0.6 * onehot(a.argmax(1)) + 0.2 * onehot(b.argmax(1)) + 0.2 * onehot(c.argmax(1))
     ),
     "argmax(vote(a, b, ties='first'))": lambda a, b, c: a.argmax(1),
     "argmax(vote(a, b, ties='lowest'))": lambda a, b, c: np.minimum(a.argmax(1), b.argmax(1)),
@@ -98,33 +79,33 @@ FORMULAS: dict[str, Formula] = {
     "vote(argmax(a), argmax(b))": lambda a, b, c: np.minimum(a.argmax(1), b.argmax(1)),
     "vote(argmax(a), argmax(b), argmax(c), weights=[3, 1, 1])": lambda a, b, c: a.argmax(1),
     "boost(a, b, rate=0.5, base=1)": lambda a, b, c: a / 2 + b / 2 + 1,
-    "mean(max(a, b), softmax(c))": lambda a, b, c: (np.maximum(a, b) + _softmax(c)) / 2,
+    "mean(max(a, b), softmax(c))": lambda a, b, c: (np.maximum(a, b) + softmax(c)) / 2,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", BATCHES)
 @pytest.mark.parametrize("text", FORMULAS)
 def test_operators_are_their_formulas(text: str, rows: int):
-    x = _x(rows)
+    x = drawn(rows)
     (found,) = evaluate(text, MEMBERS, {"x": x}).values()
-    expected = FORMULAS[text](*_own(x))
+    expected = FORMULAS[text](*own_outputs(x))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_statements_are_outputs_by_name():
-    x = _x(5)
-    a, b, _ = _own(x)
+    x = drawn(5)
+    a, b, _ = own_outputs(x)
     found = evaluate("_s = a + b; scores = softmax(_s); label = argmax(scores)", MEMBERS, {"x": x})
     assert list(found) == ["scores", "label"]
-    np.testing.assert_allclose(found["scores"], _softmax(a + b), rtol=1e-5)
+    np.testing.assert_allclose(found["scores"], softmax(a + b), rtol=1e-5)
     np.testing.assert_array_equal(found["label"], (a + b).argmax(1))
 
 
 def test_floats_of_several_widths_meet_in_the_widest():
-    x = _x(4)
-    members = {"half": _scores(1, "float16"), "single": B, "double": _scores(3, "double")}
-    half, single, _ = _own(x, **members)
+    x = drawn(4)
+    members = {"half": scorer(1, "float16"), "single": B, "double": scorer(3, "double")}
+    half, single, _ = own_outputs(x, **members)
     found = evaluate("half + single", members, {"x": x})["y"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, half.astype(np.float32) + single)
@@ -133,7 +114,7 @@ def test_floats_of_several_widths_meet_in_the_widest():
 
 
 def test_labels_are_added_as_float32():
-    x = _x(4)
+    x = drawn(4)
     found = evaluate("mean(m.label, m.label, m.label)", {"m": LABELLED}, {"x": x})["label"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, x.argmax(1))
@@ -142,20 +123,20 @@ def test_labels_are_added_as_float32():
 def test_votes_of_strings_are_strings():
     def fixed(*labels: str) -> ir.Model:
         written = ", ".join(f'"{label}"' for label in labels)
-        return _model(f"""
+        return model_of(f"""
             m (float[N, 4] x) => (string[3] y) {{ y = Constant<value_strings = [{written}]>() }}""")
 
     members = {"a": fixed("cat", "dog", "eel"), "b": fixed("bat", "dog", "ant"),
                "c": fixed("ant", "cow", "ant")}  # fmt: skip
-    vote = evaluate("vote(a, b, c)", members, {"x": _x(1)})["y"]
+    vote = evaluate("vote(a, b, c)", members, {"x": drawn(1)})["y"]
     assert vote.tolist() == ["ant", "dog", "ant"]
-    first = evaluate("vote(a, b, c, ties='first')", members, {"x": _x(1)})["y"]
+    first = evaluate("vote(a, b, c, ties='first')", members, {"x": drawn(1)})["y"]
     assert first.tolist() == ["cat", "dog", "ant"]
 
 
 def test_votes_of_equal_fractions_are_tied():
-    x = _x(50)
-    a, b, c = _own(x)
+    x = drawn(50)
+    a, b, c = own_outputs(x)
     assert 0.1 + 0.2 != 0.3
     found = evaluate("vote(a, b, c, weights=[0.1, 0.2, 0.3])", MEMBERS, {"x": x})["y"]
     for row, shares in enumerate(found):
@@ -166,7 +147,7 @@ def test_votes_of_equal_fractions_are_tied():
 
 
 def test_nan_is_handed_on():
-    x = _x(3)
+    x = drawn(3)
     x[1, 0] = np.nan
     for text in ("a + b", "mean(a, b)", "median(a, b, c)", "min(a, b)", "max(a, b)"):
         found = evaluate(text, MEMBERS, {"x": x})["y"]
@@ -174,23 +155,27 @@ def test_nan_is_handed_on():
         assert not np.isnan(found[[0, 2]]).any()
 
 
-HEAD = _model("""
+HEAD = model_of("""
     m (float[N, 3] h) => (float[N, 2] z) <float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
         z = MatMul(h, w)
     }""")
-GATED = _model(
+
+
+GATED = model_of(
     """
     m (float[N, 3] h, float[N, 4] x) => (float[N, 3] y) {
         s = ReduceSum<keepdims = 1>(x, one)
         y = Add(h, s)
     }""".replace("=> (float[N, 3] y)", "=> (float[N, 3] y) <int64[1] one = {1}>")
 )
+
+
 W = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
 
 
 def test_chains_feed_by_name_and_shape():
-    x = _x(6)
-    a, b, _ = _own(x)
+    x = drawn(6)
+    a, b, _ = own_outputs(x)
     members = {**MEMBERS, "head": HEAD, "gate": GATED}
     cases = {
         "a >> head": a @ W,
@@ -204,7 +189,7 @@ def test_chains_feed_by_name_and_shape():
         "0.5 * (a >> head) + 0.5 * (b >> head)": (a + b) @ W / 2,
         "a >> mean(head, 3 * head)": 2 * a @ W,
     }
-    members["c4"] = _model("m (float[N, 4] x) => (float[N, 4] y) { y = Identity(x) }")
+    members["c4"] = model_of("m (float[N, 4] x) => (float[N, 4] y) { y = Identity(x) }")
     for text, expected in cases.items():
         (found,) = evaluate(text, members, {"x": x}).values()
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5, err_msg=text)
@@ -231,16 +216,16 @@ def test_chains_feed_by_name_and_shape():
 )
 def test_what_cannot_be_computed_is_refused(text: str, cause: str):
     with pytest.raises(GraphoptError) as refused:
-        evaluate(text, {**MEMBERS, "m": LABELLED, "twice": TWICE}, {"x": _x(2)})
+        evaluate(text, {**MEMBERS, "m": LABELLED, "twice": TWICE}, {"x": drawn(2)})
     assert cause in refused.value.cause
 
 
 def test_a_missing_input_is_named():
     with pytest.raises(GraphoptError, match="input 'x' of member 'a' is missing; there is y"):
-        evaluate("a", MEMBERS, {"y": _x(2)})
+        evaluate("a", MEMBERS, {"y": drawn(2)})
 
 
-PARTLY = _model("""
+PARTLY = model_of("""
     m (float[N, 4] x, float[N, 4] z, bool c) => (float[N, 4] y, float[N, 4] w, float[N, 4] v) {
         y = Softmax(x)
         n = Neg(z)
@@ -248,9 +233,12 @@ PARTLY = _model("""
                    else_branch = e () => (float[N, 4] ew) { ew = Identity(x) }>
         v = Abs(y)
     }""")
+
+
 """w needs z, which only a body reads, and c."""
 
-OTHERWISE = _model("""
+
+OTHERWISE = model_of("""
     m (float[N, 4] x, float[N, 4] z) => (float[N, 4] y, float[N, 4] w, float[N, 4] v) {
         h = Sigmoid(x)
         w = Mul(x, z)
@@ -277,10 +265,10 @@ OTHERWISE = _model("""
     ],
 )
 def test_inputs_that_no_output_needs_may_be_missing(text: str):
-    meta = _model("s (float[N, 8] features) => (float[N, 8] y) { y = Tanh(features) }")
+    meta = model_of("s (float[N, 8] features) => (float[N, 8] y) { y = Tanh(features) }")
     members = {"p": PARTLY, "q": OTHERWISE, "a": A, "s": meta}
-    x = _x(7)
-    full = {"x": x, "z": _x(7, seed=5), "c": np.asarray(True)}
+    x = drawn(7)
+    full = {"x": x, "z": drawn(7, seed=5), "c": np.asarray(True)}
     expected = evaluate(text, members, full)
     found = evaluate(text, members, {"x": x})
     assert found.keys() == expected.keys()
@@ -301,163 +289,47 @@ def test_inputs_that_no_output_needs_may_be_missing(text: str):
     ],
 )
 def test_inputs_that_an_output_needs_may_not(text: str, name: str):
-    meta = _model("s (float[N, K] features) => (float[N, K] y) { y = Tanh(features) }")
+    meta = model_of("s (float[N, K] features) => (float[N, K] y) { y = Tanh(features) }")
     members = {"p": PARTLY, "q": OTHERWISE, "a": A, "s": meta, "r": TWICE}
     with pytest.raises(GraphoptError, match=f"input '{name}' is missing; there is x"):
-        evaluate(text, members, {"x": _x(7)})
+        evaluate(text, members, {"x": drawn(7)})
 
 
 def test_the_types_of_outputs_that_declare_none_are_inferred():
-    bare = _scores(1)
+    bare = scorer(1)
     bare.graph.outputs[0].type = bare.graph.outputs[0].shape = None
-    found = evaluate("mean(a, bare)", {"a": A, "bare": bare}, {"x": _x(5)})["y"]
-    np.testing.assert_allclose(found, _own(_x(5), a=A)[0], rtol=1e-6)
+    found = evaluate("mean(a, bare)", {"a": A, "bare": bare}, {"x": drawn(5)})["y"]
+    np.testing.assert_allclose(found, own_outputs(drawn(5), a=A)[0], rtol=1e-6)
     assert bare.graph.outputs[0].type is None
 
 
 def test_the_mapping_names_inputs():
-    x, y = _x(3), _x(3, seed=9)
-    other = _scores(2, name="z")
+    x, y = drawn(3), drawn(3, seed=9)
+    other = scorer(2, name="z")
     found = evaluate("a + b", {"a": A, "b": other}, {"x": x, "given": y}, mapping={"b.z": "given"})
-    expected = _own(x, a=A)[0] + Session(other).run({"z": y})["y"]
+    expected = own_outputs(x, a=A)[0] + Session(other).run({"z": y})["y"]
     np.testing.assert_allclose(found["y"], expected, rtol=1e-6)
 
 
-def _confidences(p: np.ndarray, rule: str) -> np.ndarray:
-    top = np.sort(p, -1)
-    if rule == "margin":
-        return top[:, -1] - top[:, -2]
-    if rule == "entropy":
-        return 1 + (p * np.log(p)).sum(-1) / np.log(p.shape[-1])
-    return top[:, -1]
-
-
-@pytest.mark.parametrize("rows", BATCHES)
-@pytest.mark.parametrize("rule", ["max_probability", "margin", "entropy"])
-def test_a_cascade_takes_each_row_from_the_first_sure_stage(rule: str, rows: int):
-    x = _x(rows)
-    a, b, c = map(_softmax, _own(x))
-    text = f"cascade(softmax(a), softmax(b), softmax(c), confidence=[0.7, 0.5], rule={rule!r})"
-    (found,) = evaluate(text, MEMBERS, {"x": x}).values()
-    sure_a, sure_b = _confidences(a, rule) >= 0.7, _confidences(b, rule) >= 0.5
-    expected = np.where(sure_a[:, None], a, np.where(sure_b[:, None], b, c))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-COUNTER = _model(
-    """
-    m (float[N, 4] x) => (float[N, 3] y) <int64[1] all = {-1}, float[1, 3] ones = {1, 1, 1}> {
-        s = Shape<start = 0, end = 1>(x)
-        n = Cast<to = 1>(s)
-        z = Mul(n, ones)
-        e = Slice(x, zero, three, one)
-        q = IsNaN(e)
-        f = Cast<to = 1>(q)
-        m0 = Mul(f, nil)
-        y = Add(m0, z)
-    }""".replace(
-        "<int64[1] all = {-1},",
-        "<int64[1] zero = {0}, int64[1] three = {3}, int64[1] one = {1}, float nil = {0},",
-    )
-)
-
-
-def test_a_later_stage_sees_the_unsure_rows_only():
-    x = _x(32)
-    p = _softmax(_own(x)[0])
-    unsure = ~(p.max(-1) >= 0.6)
-    assert 0 < unsure.sum() < 32
-    members = {**MEMBERS, "counter": COUNTER}
-    (found,) = evaluate("cascade(softmax(a), counter, confidence=0.6)", members, {"x": x}).values()
-    np.testing.assert_allclose(found[~unsure], p[~unsure], rtol=1e-5)
-    np.testing.assert_array_equal(found[unsure], np.full((unsure.sum(), 3), unsure.sum()))
-    (nested,) = evaluate(
-        "cascade(softmax(a), cascade(softmax(b), counter, confidence=0.6), confidence=0.6)",
-        members, {"x": x},
-    ).values()  # fmt: skip
-    both = unsure & ~(_softmax(_own(x)[1]).max(-1) >= 0.6)
-    np.testing.assert_array_equal(nested[both], np.full((both.sum(), 3), both.sum()))
-
-
-def test_nan_is_unsure():
-    x = _x(4)
-    x[2] = np.nan
-    found = evaluate("cascade(softmax(a), counter, confidence=0)", {"a": A, "counter": COUNTER},
-                     {"x": x})["y"]  # fmt: skip
-    np.testing.assert_array_equal(found[2], [1, 1, 1])
-    assert (found[[0, 1, 3]].sum(-1) < 1.001).all()
-
-
-def test_a_stack_feeds_rows_of_all_outputs():
-    x = _x(5)
-    a, b, _ = _own(x)
-    meta = _model(
-        """
-        m (float[N, 10] rows) => (float[N, 1] z) <int64[1] axis = {1}> {
-            z = ReduceMax<keepdims = 1>(rows, axis)
-        }""".replace("ReduceMax<keepdims = 1>(rows, axis)", "ReduceSum<keepdims = 1>(rows, axis)")
-    )
-    found = evaluate("stack(a, b, meta=m, passthrough=True)", {**MEMBERS, "m": meta}, {"x": x})["z"]
-    expected = np.concatenate([x, a, b], 1).sum(1, keepdims=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_subset_sees_its_columns():
-    x = _x(5)
-    narrow = _model("m (float[N, K] x) => (float[N, K] y) { y = Neg(x) }")
-    found = evaluate("subset(n, [3, 0])", {"n": narrow}, {"x": x})["y"]
-    np.testing.assert_array_equal(found, -x[:, [3, 0]])
-    bag = evaluate("bag(n, n, columns=[[0, 1], [2, 3]])", {"n": narrow}, {"x": x})["y"]
-    np.testing.assert_allclose(bag, -(x[:, :2] + x[:, 2:]) / 2, rtol=1e-6)
-
-
-IMAGE = _model("""
-    m (float[N, 1, 3, 4] image) => (float[N, 1, 3, 4] map, float[N, 4] columns) <
-        float[1, 1, 3, 4] w = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, int64[2] axes = {1, 2}> {
-        map = Mul(image, w)
-        columns = ReduceSum<keepdims = 0>(map, axes)
-    }""")
-
-
-@pytest.mark.parametrize("rows", BATCHES)
-def test_flips_are_averaged_and_maps_flipped_back(rows: int):
-    image = np.random.default_rng(0).normal(size=(rows, 1, 3, 4)).astype(np.float32)
-    found = evaluate("tta(m, 'flip', 'vertical', 'both')", {"m": IMAGE}, {"image": image})
-    w = np.arange(1, 13, dtype=np.float32).reshape(1, 1, 3, 4)
-    flips = [(), (3,), (2,), (2, 3)]
-    maps = [np.flip(np.flip(image, axes) * w, axes) for axes in flips]
-    columns = [(np.flip(image, axes) * w).sum((1, 2)) for axes in flips]
-    np.testing.assert_allclose(found["map"], sum(maps) / 4, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(found["columns"], sum(columns) / 4, rtol=1e-4, atol=1e-5)
-
-
-class _Counting(Sessions):
-    runs = 0
-
-    def run(self, *given: object, **named: object) -> Arrays:
-        type(self).runs += 1
-        return super().run(*given, **named)  # type: ignore[arg-type]  # handed on as it came
-
-
 def test_members_run_once_however_many_weights_are_tried():
-    _Counting.runs = 0
-    reference = Reference(_Counting(MEMBERS), {"x": _x(8)})
+    Counting.runs = 0
+    reference = Reference(Counting(MEMBERS), {"x": drawn(8)})
     a, b = Member("a"), Member("b")
     for step in range(20):
         share = step / 19
         found = reference.outputs(Sum(((share, a), (1 - share, b))))["y"]
-        own = _own(_x(8))
+        own = own_outputs(drawn(8))
         np.testing.assert_allclose(found, share * own[0] + (1 - share) * own[1], rtol=1e-4,
                                    atol=1e-6)  # fmt: skip
         reference.outputs(Combine("mean", (a, b, a), (1.0, 2.0, 1.0 + step)))
-    assert _Counting.runs == 2
+    assert Counting.runs == 2
 
 
 def test_what_is_kept_is_bounded_and_changes_nothing():
     text = "p = mean(softmax(a), softmax(b)); y = argmax(p); z = a >> head"
     members = {**MEMBERS, "head": HEAD}
-    kept = Reference(Sessions(members), {"x": _x(8)})
-    tight = Reference(Sessions(members), {"x": _x(8)}, memory=1)
+    kept = Reference(Sessions(members), {"x": drawn(8)})
+    tight = Reference(Sessions(members), {"x": drawn(8)}, memory=1)
     for _ in range(3):
         for name, array in kept.outputs(text).items():
             np.testing.assert_array_equal(array, tight.outputs(text)[name])
@@ -465,6 +337,6 @@ def test_what_is_kept_is_bounded_and_changes_nothing():
 
 def test_no_rows_have_no_labels() -> None:
     members = {"a": LABELLED, "b": LABELLED}
-    found = evaluate("vote(a.label, b.label)", members, {"x": _x(0)})
+    found = evaluate("vote(a.label, b.label)", members, {"x": drawn(0)})
     assert found["label"].shape == (0,)
     assert found["label"].dtype == np.int64
