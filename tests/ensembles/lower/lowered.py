@@ -127,3 +127,14 @@ def _tensor(content: np.ndarray) -> ir.TensorProtocol:
 
 def rows(count: int) -> np.ndarray:
     return np.arange(count, dtype=np.int64)
+
+
+def scaled(factor: float) -> ir.Model:
+    return text_model(
+        f"""<ir_version: 8, opset_import: ["": 13]>
+        g (float[N, 2] x) => (float[M, 2] y) {{
+            f = Constant<value_float = {factor}>()
+            s = Mul(x, f)
+            y = Softmax(s)
+        }}"""
+    )
