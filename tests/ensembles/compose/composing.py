@@ -112,3 +112,15 @@ def names_are_unique(model: ir.Model) -> bool:
         names += [name for name, value in graph.initializers.items() if not value.is_graph_input()]
         names += [value.name for node in graph for value in node.outputs if value.name]
     return len(names) == len(set(names))
+
+
+def negated(shape: str = "N, 3", kind: str = "float", x: str = "x", y: str = "y") -> ir.Model:
+    return text(
+        f'<ir_version: 8, opset_import: ["" : 13]> g ({kind}[{shape}] {x}) => ({kind}[{shape}] {y})'
+        f" {{ {y} = Neg ({x}) }}"
+    )
+
+
+def faces(model: ir.Model) -> dict[str, str]:
+    values = (*model.graph.inputs, *model.graph.outputs)
+    return {value.name or "": f"{value.dtype}{value.shape}" for value in values}
