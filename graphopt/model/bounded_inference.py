@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import onnx
 
@@ -17,7 +17,7 @@ _SHORTEST_LIST = {
 }
 """Operators whose data decide how large their result is: how many data mean that it is no list."""
 
-_MAKERS_OF_LISTS = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow", "OneHot", "Range"})
+_MAKERS_OF_LISTS = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow", "Range"})
 
 _UNKNOWN_DOMAIN = "graphopt.unknown"
 
@@ -33,32 +33,34 @@ def infer_in_bounds(proto: onnx.ModelProto) -> onnx.ModelProto:
             is inconsistent.
     """
     inferred = onnx.shape_inference.infer_shapes(proto)
-    if _hold_sizes(inferred):
-        inferred = onnx.shape_inference.infer_shapes(inferred, data_prop=True)
-        _show(inferred)
+    shapes = _known_shapes(inferred)
+    if any(len(shape) == 1 and (shape[0] or 0) > _MAX_PROPAGATED for shape in shapes.values()):
+        return inferred
+    if not _hide_makers_of_lists(inferred, shapes):
+        # Shapes that were found without data stand in the way of better ones.
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    inferred = onnx.shape_inference.infer_shapes(inferred, data_prop=True)
+    _show(inferred)
     return inferred
 
 
-def _hold_sizes(inferred: onnx.ModelProto) -> bool:
-    """Hide what could make a list too long, and say whether data may be propagated then.
+def _hide_makers_of_lists(
+    inferred: onnx.ModelProto, shapes: Mapping[str, tuple[int | None, ...]]
+) -> bool:
+    """Hide what could make a list too long; say whether there is any such.
 
     ONNX lists every element of every tensor of rank 1 that an operator like Gather reads, known or
     not: a file of a hundred bytes can ask for more than any memory holds. Sizes that are known
     already are looked at; nodes that could find a size out while data are propagated are hidden
     behind a domain of their own, and keep what is known of them.
     """
-    shapes = {}
-    graphs = list(proto_graphs(inferred.graph))
-    for name, shape in _shapes(graphs):
-        shapes[name] = _sizes(shape)
-        if len(shapes[name]) == 1 and (shapes[name][0] or 0) > _MAX_PROPAGATED:
-            return False
-    for graph in graphs:
+    found = False
+    for graph in proto_graphs(inferred.graph):
         for node in graph.node:
             if node.domain in {"", "ai.onnx"} and _may_make_a_list(node, shapes):
-                node.domain = _UNKNOWN_DOMAIN
+                node.domain, found = _UNKNOWN_DOMAIN, True
     inferred.opset_import.add(domain=_UNKNOWN_DOMAIN, version=1)
-    return True
+    return found
 
 
 def _may_make_a_list(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | None, ...]]) -> bool:
@@ -68,6 +70,9 @@ def _may_make_a_list(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | None
         return False
     if node.op_type in _MAKERS_OF_LISTS:
         return True
+    if node.op_type == "OneHot":
+        # Of one index, it is a list as long as its depth says.
+        return len(shapes.get(node.input[0], ())) == 0
     if node.op_type not in _SHORTEST_LIST:
         return False
     data = node.input if node.op_type == "ConstantOfShape" else node.input[1:]
@@ -83,12 +88,13 @@ def _show(inferred: onnx.ModelProto) -> None:
                 node.domain = ""
 
 
-def _sizes(shape: onnx.TensorShapeProto) -> tuple[int | None, ...]:
-    return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in shape.dim)
-
-
-def _shapes(graphs: list[onnx.GraphProto]) -> Iterator[tuple[str, onnx.TensorShapeProto]]:
-    for graph in graphs:
+def _known_shapes(inferred: onnx.ModelProto) -> dict[str, tuple[int | None, ...]]:
+    found = {}
+    for graph in proto_graphs(inferred.graph):
         for value in (*graph.input, *graph.value_info, *graph.output):
             if value.type.tensor_type.HasField("shape"):
-                yield value.name, value.type.tensor_type.shape
+                dims = value.type.tensor_type.shape.dim
+                found[value.name] = tuple(
+                    dim.dim_value if dim.HasField("dim_value") else None for dim in dims
+                )
+    return found

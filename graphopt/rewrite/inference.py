@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 
+from graphopt.model.bounded_inference import infer_in_bounds
 from graphopt.model.proto_graphs import proto_graphs
-from graphopt.model.scopes import scopes
 from graphopt.model.serialize import attribute_proto
 from graphopt.model.skeleton import skeleton
 from graphopt.rewrite.constants import ONNX_DOMAINS, constant, is_op, nbytes
-from graphopt.rewrite.contents import Contents
 from graphopt.rewrite.dims import Dim, Dims, declared_dims
 
 _KEPT_BYTES = 1024
@@ -21,10 +20,6 @@ _KEPT_BYTES = 1024
 
 _MAX_NAMED_AXIS = 64
 """Shapes of more dimensions than this are not carried."""
-
-
-_MAX_PROPAGATED = 1 << 20
-"""Elements of one tensor up to which ONNX may propagate data."""
 
 
 @dataclass
@@ -42,41 +37,7 @@ def infer(model: ir.Model) -> Inferred:
     Functions are followed at their calls, but what is inside them is not reported: a function has
     no types of its own.
     """
-    renamed = _Renamed(model)
-    inferred = renamed.infer(data_prop=False)
-    if inferred.failure is None and _may_propagate(model, inferred):
-        inferred = renamed.infer(data_prop=True)
-    return inferred
-
-
-def _may_propagate(model: ir.Model, inferred: Inferred) -> bool:
-    """Whether ONNX can propagate data through a model in bounded time and memory.
-
-    It lists every element of every tensor of rank 1 that an operator like Gather reads, known or
-    not: a file of a hundred bytes can ask for more than any memory holds.
-    """
-    contents = Contents(inferred.shapes)
-    graphs = [scope.graph for scope in scopes(model)]
-    for node in (node for graph in graphs for node in graph):
-        contents.visit(node)
-    sizes = [shape[0] for shape in inferred.shapes.values() if len(shape) == 1]
-    sizes += [
-        _computed_size(node, contents)
-        for graph in graphs
-        for node in graph
-        if is_op(node, "ConstantOfShape", "Expand", "Range", "Reshape", "Tile")
-    ]
-    return all(not isinstance(size, int) or size <= _MAX_PROPAGATED for size in sizes)
-
-
-def _computed_size(node: ir.Node, contents: Contents) -> Dim:
-    """Return the size that a node is told to make, or a bound of it, where it has rank 1."""
-    told = [contents.of(value) for value in node.inputs]
-    if is_op(node, "Range"):
-        ends = [elements[0] for elements in told[:2] if elements and isinstance(elements[0], int)]
-        return max(map(abs, ends), default=None)
-    elements = told[-1] if told else None
-    return elements[0] if elements is not None and len(elements) == 1 else None
+    return _Renamed(model).infer()
 
 
 def _record(info: onnx.ValueInfoProto, value: ir.Value, inferred: Inferred) -> None:
@@ -113,11 +74,11 @@ class _Renamed:
             function.ClearField("value_info")
             self.proto.functions.append(function)
 
-    def infer(self, *, data_prop: bool) -> Inferred:
+    def infer(self) -> Inferred:
         """Run ONNX's inference; on failure, what was declared is what is known."""
         inferred, proto = Inferred(), self.proto
         try:
-            proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=data_prop)
+            proto = infer_in_bounds(proto)
         except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
             inferred.failure = " ".join(str(error).split())[:200]
         for graph in proto_graphs(proto.graph):

@@ -24,6 +24,8 @@ GREEDY = {
         r = Expand(x, t)""",
     "Pad": f"""s = Constant<value_ints=[0, {1 << 20}]>() t = Mul(s, s)
         i = Cast<to=7>(x) r = Pad(i, t)""",
+    "OneHot": f"""i = Constant<value_int=3>() c = Constant<value_int={LIST}>()
+        v2 = Constant<value_floats=[0.0, 1.0]>() r = OneHot(i, c, v2)""",
     "Reshape": f"""s = Constant<value_ints=[{1 << 20}]>() u = Mul(s, s) h = Shape(x)
         r = Reshape(x, u)""",
 }
@@ -63,6 +65,15 @@ def test_sizes_that_data_show_are_still_found() -> None:
             r = Reshape(x, t) y = MatMul(r, w) }}"""
     )
     assert count_macs(model) == Macs(2 * 24 * 5, 0, ())
+
+
+def test_classes_of_many_indices_are_no_list() -> None:
+    model = ir.from_onnx_text(
+        f"""{HEAD} g (int64[7] x, float[6,5] w, float[2] v) => (y) {{
+            s = Shape(w) i = Constant<value_int=0>() d = Gather(s, i)
+            r = OneHot(x, d, v) y = MatMul(r, w) }}"""
+    )
+    assert count_macs(model) == Macs(7 * 6 * 5, 0, ())
 
 
 def test_sparse_weights_count_as_dense_ones(tmp_path: Path) -> None:
