@@ -42,6 +42,11 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     return None if producer is None else held_tensor(producer)
 
 
+def held(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor of an initializer, overridable or not, or of a Constant node."""
+    return value.const_value if value.is_initializer() else constant(value)
+
+
 def array(value: ir.Value | None) -> Array | None:
     """Return the contents of a constant as an array (memory-mapped where the tensor is)."""
     tensor = constant(value)

@@ -17,7 +17,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from graphopt.model.scopes import Scope, scopes
-from graphopt.rewrite.constants import constant, is_op
+from graphopt.rewrite.constants import constant, held, is_op
 from graphopt.rewrite.layers import PRODUCERS, Axes, Role, Slot, slot
 from graphopt.rewrite.passing import Passed, Quantization, passed_on
 
@@ -89,7 +89,7 @@ class Weight:
     @property
     def tensor(self) -> ir.TensorProtocol:
         """The stored tensor, as it is now."""
-        tensor = _held(self.value)
+        tensor = held(self.value)
         if tensor is None:
             raise ValueError(f"{self.at} is no constant any more")
         return tensor
@@ -175,11 +175,6 @@ def _constants(scope: Scope) -> list[ir.Value]:
     return values
 
 
-def _held(value: ir.Value) -> ir.TensorProtocol | None:
-    """Return the tensor of an initializer, overridable or not, or of a Constant node."""
-    return value.const_value if value.is_initializer() else constant(value)
-
-
 def _selected(name: str, at: str, include: Globs, exclude: Globs) -> bool:
     return _matches(name, at, include) and not _matches(name, at, exclude)
 
@@ -201,7 +196,7 @@ class _Readers:
 
     def follow(self, root: ir.Value) -> None:
         """Walk from a constant to all its readers."""
-        tensor = _held(root)
+        tensor = held(root)
         if tensor is None:
             return
         pending = [(root, Passed.root(tensor))]
@@ -294,7 +289,7 @@ class _Readers:
             yield from _objections_to(use, roles, op_types)
         if any(one != other for one, other in pairwise(self.quantizations)):
             yield "its readers dequantize it differently"
-        tensor = _held(value)
+        tensor = held(value)
         if tensor is None:
             return
         if self.quantizations[0] is None and not tensor.dtype.is_floating_point():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.rewrite.constants import constant, is_op
+from graphopt.rewrite.constants import is_op
 
 _PIECE = 1 << 20
 """Elements that are compared at a time."""
@@ -37,11 +37,6 @@ _INTEGER_WEIGHTS = {
     "QLinearConv",
     "QLinearMatMul",
 }
-
-
-def held(value: ir.Value) -> ir.TensorProtocol | None:
-    """Return the tensor of an initializer, overridable or not, or of a Constant node."""
-    return value.const_value if value.is_initializer() else constant(value)
 
 
 def is_mixable(tensor: ir.TensorProtocol) -> bool:

@@ -18,7 +18,6 @@ import onnx_ir as ir
 
 from graphopt.ensembles.soups.attributes import difference
 from graphopt.ensembles.soups.constants import (
-    held,
     is_mixable,
     is_setting,
     reads_quantized,
@@ -27,7 +26,7 @@ from graphopt.ensembles.soups.constants import (
 )
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import bodies
-from graphopt.rewrite.constants import ONNX_DOMAINS, is_op, opset
+from graphopt.rewrite.constants import ONNX_DOMAINS, held, is_op, opset
 
 FIX = "give members of one architecture, or combine their outputs: mean(a, b)"
 

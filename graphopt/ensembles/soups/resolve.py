@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from graphopt.ensembles.expression import Expression, Member, Soup
-from graphopt.ensembles.soups.constants import held, same_contents
+from graphopt.ensembles.soups.constants import same_contents
 from graphopt.ensembles.soups.matching import Seat, Side, Weights, match
 from graphopt.ensembles.soups.mixtures import Mean, Mixture, Slerp, TaskVectors, mixed
 from graphopt.errors import GraphoptError
 from graphopt.model import load
 from graphopt.pipeline.snapshot import snapshot
-from graphopt.rewrite.constants import add_initializer, constant_node, is_op, opset
+from graphopt.rewrite.constants import add_initializer, constant_node, held, is_op, opset
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.opsets import is_below, raise_opset
 
