@@ -9,21 +9,18 @@ import onnx_ir as ir
 from graphopt.ensembles.compose.copying import Dim
 from graphopt.ensembles.compose.dims import Dims
 from graphopt.ensembles.compose.signature import Port, Signature, port
+from graphopt.ensembles.ports import INDICES, widest
 from graphopt.errors import GraphoptError
 from graphopt.model.carried import TYPE_KEY
 from graphopt.pipeline.registry import nearest
 from graphopt.pipeline.snapshot import own_type
+from graphopt.runtime.layout import FLOATS
 
 Place = tuple[str, str]
 """A member and the name of an input of it."""
 
-_FLOATS = {
-    ir.DataType.FLOAT16: 16,
-    ir.DataType.BFLOAT16: 16,
-    ir.DataType.FLOAT: 32,
-    ir.DataType.DOUBLE: 64,
-}
-_INTEGERS = {ir.DataType.INT32: 32, ir.DataType.INT64: 64}
+_KINDS = (FLOATS, INDICES)
+"""Element types that the mapping unifies by a Cast."""
 
 
 def read_mapping(
@@ -276,7 +273,7 @@ def _takes(signature: Signature) -> tuple[Port, ...]:
 
 
 def _converts(first: ir.DataType | None, second: ir.DataType | None) -> bool:
-    return any(first in kinds and second in kinds for kinds in (_FLOATS, _INTEGERS))
+    return any(first in kinds and second in kinds for kinds in _KINDS)
 
 
 def _widest(
@@ -289,13 +286,7 @@ def _widest(
             if each.name == name and each.dtype is not None:
                 types.setdefault(target, set()).add(each.dtype)
     return {
-        target: _widest_of(found)
+        target: widest(found) if found <= FLOATS else max(found, key=lambda dtype: dtype.itemsize)
         for target, found in types.items()
-        if found <= _FLOATS.keys() or found <= _INTEGERS.keys()
+        if any(found <= kinds for kinds in _KINDS)
     }
-
-
-def _widest_of(types: set[ir.DataType]) -> ir.DataType:
-    if types == {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}:
-        return ir.DataType.FLOAT
-    return max(types, key=lambda dtype: _FLOATS.get(dtype) or _INTEGERS[dtype])
