@@ -17,7 +17,7 @@ _SHORTEST_LIST = {
 }
 """Operators whose data decide how large their result is: how many data mean that it is no list."""
 
-_MAKERS_OF_LISTS = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow", "Range"})
+_MAKERS_OF_LISTS = frozenset({"BlackmanWindow", "HammingWindow", "HannWindow", "OneHot", "Range"})
 
 _UNKNOWN_DOMAIN = "graphopt.unknown"
 
@@ -70,9 +70,6 @@ def _may_make_a_list(node: onnx.NodeProto, shapes: Mapping[str, tuple[int | None
         return False
     if node.op_type in _MAKERS_OF_LISTS:
         return True
-    if node.op_type == "OneHot":
-        # Of one index, it is a list as long as its depth says.
-        return len(shapes.get(node.input[0], ())) == 0
     if node.op_type not in _SHORTEST_LIST:
         return False
     data = node.input if node.op_type == "ConstantOfShape" else node.input[1:]

@@ -67,15 +67,6 @@ def test_sizes_that_data_show_are_still_found() -> None:
     assert count_macs(model) == Macs(2 * 24 * 5, 0, ())
 
 
-def test_classes_of_many_indices_are_no_list() -> None:
-    model = ir.from_onnx_text(
-        f"""{HEAD} g (int64[7] x, float[6,5] w, float[2] v) => (y) {{
-            s = Shape(w) i = Constant<value_int=0>() d = Gather(s, i)
-            r = OneHot(x, d, v) y = MatMul(r, w) }}"""
-    )
-    assert count_macs(model) == Macs(7 * 6 * 5, 0, ())
-
-
 def test_sparse_weights_count_as_dense_ones(tmp_path: Path) -> None:
     model = ir.from_onnx_text(
         f"{HEAD} g (float[N,64] x, float[64,32] w) => (float[N,32] y) {{ y = MatMul(x, w) }}"
