@@ -28,12 +28,15 @@ from graphopt.convert.boosting_trees import Trees
 from graphopt.convert.boosting_trial import try_reading
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import require
+from graphopt.convert.reasons import behind
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array
 
 _BINARY = b"CBM1"
 _JSON_PARTS = (b'"features_info"', b'"oblivious_trees"')
 _START = 1 << 16
+_PLACE = ".cpp:"
+"""Ends the place in its sources with which CatBoost's errors begin."""
 _READING = "import catboost; catboost.CatBoost().load_model(sys.argv[1], format={kind!r})"
 
 _LINKS: dict[str, Link] = {
@@ -130,16 +133,10 @@ def _loaded(source: str) -> Any:
         return catboost.CatBoost().load_model(source, format=kind)
     except (catboost.CatBoostError, ValueError, TypeError) as error:
         raise GraphoptError(
-            f"cannot be read by CatBoost {catboost.__version__}: {_reason(error)}",
+            f"cannot be read by CatBoost {catboost.__version__}: {behind(_PLACE, error)}",
             file=source,
             fix="save it again with save_model",
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The place in its sources comes first.
-    return lines[0].rpartition(".cpp:")[2] if lines else type(error).__name__
 
 
 def read(booster: Any, source: str) -> Boosted:
@@ -156,7 +153,7 @@ def read(booster: Any, source: str) -> Boosted:
             booster.save_model(str(path), format="json")
         except catboost.CatBoostError as error:
             raise GraphoptError(
-                f"CatBoost cannot export it: {_reason(error)}", file=source
+                f"CatBoost cannot export it: {behind(_PLACE, error)}", file=source
             ) from error
         content = json.loads(path.read_bytes())
     info = content["features_info"]

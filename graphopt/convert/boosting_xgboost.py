@@ -25,6 +25,7 @@ from graphopt.convert.boosting_trees import Trees, add_choice
 from graphopt.convert.boosting_trial import try_reading
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import require
+from graphopt.convert.reasons import behind
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array
 
@@ -134,18 +135,13 @@ def _loaded(source: str) -> Any:
     try:
         booster.load_model(content)
     except (xgboost.core.XGBoostError, ValueError, TypeError) as error:
+        # The first line begins with the time and the place in its sources.
         raise GraphoptError(
-            f"cannot be read by XGBoost {xgboost.__version__}: {_reason(error)}",
+            f"cannot be read by XGBoost {xgboost.__version__}: {behind(': ', error)}",
             file=source,
             fix="save it again with save_model",
         ) from error
     return booster
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The first line has the time and the place in its sources.
-    return lines[0].rpartition(": ")[2] if lines else type(error).__name__
 
 
 def read(booster: Any, source: str) -> Boosted:

@@ -12,11 +12,12 @@ import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish, require
-from graphopt.convert.jax_errors import export_reason, first_line
+from graphopt.convert.jax_errors import export_reason
 from graphopt.convert.jax_function import Function, open_function, path_name
 from graphopt.convert.jax_interface import fit_interface
 from graphopt.convert.parity import REFUSED, Reference
 from graphopt.convert.quiet import quiet
+from graphopt.convert.reasons import first_line
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 

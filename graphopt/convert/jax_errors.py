@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from graphopt.convert.reasons import first_line
+
 _PRIMITIVE = re.compile(r"primitive '(?P<name>[^']+)'")
-
-
-def first_line(error: BaseException) -> str:
-    """Name an error and what it says, without the advice that JAX adds."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def export_reason(error: Exception, call: Callable[..., Any], specs: Sequence[Any]) -> str:

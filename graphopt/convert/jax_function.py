@@ -12,7 +12,7 @@ import numpy as np
 
 from graphopt.callables import import_callable
 from graphopt.convert.contract import Options
-from graphopt.convert.jax_errors import first_line
+from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, open_feeds
 

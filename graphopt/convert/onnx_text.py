@@ -12,6 +12,7 @@ import onnx.parser
 import onnx.printer
 import onnx_ir as ir
 
+from graphopt.convert.reasons import one_line
 from graphopt.errors import GraphoptError
 from graphopt.model import Saved, scopes, to_proto
 from graphopt.model.atomic import mode_of, one_line_errors, staged
@@ -55,7 +56,9 @@ def read_text(path: Path) -> ir.Model:
         proto = onnx.parser.parse_model(text)
     except onnx.parser.ParseError as error:
         raise GraphoptError(
-            f"is no model in ONNX's text syntax: {_reason(error)}", file=path, fix="correct it"
+            f"is no model in ONNX's text syntax: {one_line(error)}",
+            file=path,
+            fix="correct it",
         ) from error
     return load_bytes(proto.SerializeToString(), path)
 
@@ -67,11 +70,6 @@ def _check_nesting(text: str, path: Path) -> None:
         depth += 1 if bracket in "({<[" else -1
         if depth > _MAX_DEPTH:
             raise GraphoptError("its graphs or types nest too deep", file=path)
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:300]
 
 
 def write_text(model: ir.Model, path: Path) -> tuple[Saved, list[str]]:
@@ -114,7 +112,7 @@ def _lost(proto: onnx.ModelProto, text: str, path: Path) -> list[str]:
         read = onnx.parser.parse_model(text)
     except onnx.parser.ParseError as error:
         raise GraphoptError(
-            f"ONNX's text syntax has no way to write this model: {_reason(error)}",
+            f"ONNX's text syntax has no way to write this model: {one_line(error)}",
             file=path,
             fix=_BINARY,
         ) from error

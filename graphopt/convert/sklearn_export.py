@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.contract import Options
+from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn_boosting import is_boosted
-from graphopt.convert.sklearn_files import first_line
 from graphopt.convert.sklearn_inputs import Table, fronts, is_string_imputer
 from graphopt.convert.sklearn_outputs import Output, last_of
 from graphopt.errors import CheckFailed, GraphoptError

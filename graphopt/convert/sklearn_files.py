@@ -17,6 +17,7 @@ from typing import Any
 from graphopt.callables import import_callable, is_callable_spec
 from graphopt.convert.contract import Options
 from graphopt.convert.finishing import require
+from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
 _ZIP = b"PK\x03\x04"
@@ -213,9 +214,3 @@ def _classes(start: bytes) -> Iterator[str]:
     except (ValueError, KeyError, EOFError, UnicodeDecodeError, pickle.UnpicklingError):
         # The beginning is cut off, or joblib's raw arrays follow.
         return
-
-
-def first_line(error: BaseException) -> str:
-    """Name an error and the first line of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from graphopt.convert.interface import avoid_clashes
 from graphopt.convert.parity import Reference
 from graphopt.convert.sklearn_boosting import is_boosted
-from graphopt.convert.sklearn_files import first_line
+from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn_inputs import Table
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array
 
@@ -58,10 +59,7 @@ class Network:
 
 def reason(error: BaseException) -> str:
     """Name an error and the first line that says something, without TensorFlow's traces."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(_TRACE)]
-    text = (said or lines or [""])[0]
-    return f"{type(error).__name__}: {text[:400]}" if text else type(error).__name__
+    return first_line(error, _TRACE)
 
 
 def unique_names(names: Sequence[str], what: str, source: str) -> tuple[str, ...]:

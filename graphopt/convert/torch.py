@@ -15,11 +15,11 @@ from graphopt.convert.finishing import finish, require
 from graphopt.convert.interface import rename_dims
 from graphopt.convert.parity import Reference
 from graphopt.convert.quiet import quiet
+from graphopt.convert.reasons import first_line
 from graphopt.convert.torch_arrays import to_numpy, to_torch
 from graphopt.convert.torch_batch import with_free_batch
 from graphopt.convert.torch_files import kind_of
 from graphopt.convert.torch_network import Network, open_network
-from graphopt.convert.torch_program import first_line
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 

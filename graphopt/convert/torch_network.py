@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 from graphopt.callables import import_callable, is_callable_spec
 from graphopt.convert.contract import Options
+from graphopt.convert.reasons import first_line
 from graphopt.convert.torch_files import Kind, kind_of, pickled_class
-from graphopt.convert.torch_program import first_line, load_program
+from graphopt.convert.torch_program import load_program
 from graphopt.convert.torch_script import as_network, choices, in_order, load_script
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import open_feeds

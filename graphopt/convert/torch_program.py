@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -80,12 +81,6 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
                 file=path,
                 fix=_AGAIN,
             ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """Name an error and what it says, without the pages of advice that torch adds."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def screen(path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.convert.torch_program import first_line
+from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:

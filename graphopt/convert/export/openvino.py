@@ -10,10 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.export.contract import Run
-from graphopt.convert.export.reasons import first_line
 from graphopt.convert.finishing import require
+from graphopt.convert.reasons import first_line
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
+
+_PLACES = ("Exception from", "Check '")
 
 NOTES = (
     "compared in float32; where a processor has bfloat16 OpenVINO computes in that unless"
@@ -52,7 +54,7 @@ def write(model: ir.Model, source: Path, folder: Path, name: str) -> Run:
     except Exception as error:
         # OpenVINO raises RuntimeError and its own errors for what it cannot read or compile.
         raise GraphoptError(
-            f"OpenVINO does not take it: {first_line(error)}", file=source
+            f"OpenVINO does not take it: {first_line(error, _PLACES)}", file=source
         ) from error
     return _runner(compiled, [value.name or "" for value in model.graph.outputs])
 
@@ -63,7 +65,7 @@ def _runner(compiled: Any, outputs: Sequence[str]) -> Run:
             found = compiled({name: np.ascontiguousarray(array) for name, array in batch.items()})
         except Exception as error:
             # As above: whatever its kernels raise.
-            raise CheckFailed(f"OpenVINO does not run it: {first_line(error)}") from error
+            raise CheckFailed(f"OpenVINO does not run it: {first_line(error, _PLACES)}") from error
         return [np.asarray(found[name]) for name in outputs]
 
     return run
