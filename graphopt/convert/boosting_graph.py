@@ -13,6 +13,7 @@ from graphopt.convert.boosting_trees import ML_DOMAIN, ML_OPSET, write_label, wr
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import finish
 from graphopt.convert.parity import Reference
+from graphopt.convert.ties import decided, tie_note
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch, open_feeds
 
@@ -22,7 +23,6 @@ _OPSET = 21
 _SAMPLES = 29
 _MISSING = 5
 """Every so many values of a made-up sample are missing."""
-_TIE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -233,14 +233,10 @@ def compare(
     """
     told = list(notes)
     if outcome.classes:
-        best = np.sort(predict(features).astype(np.float64), axis=1)
-        decided = best[:, -1] - best[:, -2] > _TIE
-        if decided.any() and not decided.all():
-            told.append(
-                f"{int((~decided).sum())} of {len(decided)} samples were not compared: two classes"
-                " are equally probable there, and rounding decides on the label"
-            )
-            features = features[decided]
+        kept = decided(predict(features))
+        if kept.any() and not kept.all():
+            told.append(tie_note(kept))
+            features = features[kept]
     return finish(model, [features], _reference(predict, outcome), options, notes=told)
 
 

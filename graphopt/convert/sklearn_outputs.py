@@ -12,15 +12,13 @@ import onnx_ir as ir
 
 from graphopt.convert.interface import avoid_clashes
 from graphopt.convert.parity import Reference
-from graphopt.convert.sklearn_boosting import is_boosted
 from graphopt.convert.reasons import first_line
+from graphopt.convert.sklearn_boosting import is_boosted
 from graphopt.convert.sklearn_inputs import Table
+from graphopt.convert.ties import TIE, decided, tie_note
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 from graphopt.runtime.session import Session
-
-_TIE = 1e-5
-"""Relative to the largest score of a sample: below it, rounding decides which class is first."""
 
 
 @dataclass(frozen=True)
@@ -160,12 +158,7 @@ def settle_outputs(
     kept = _decided(estimator, table, wanted, batch, source)
     if kept.all() or not kept.any():
         return batch, forms, []
-    tied = np.count_nonzero(kept == 0)
-    note = (
-        f"{tied} of {len(kept)} samples were not compared: two classes are equally probable there,"
-        " and rounding decides on the label"
-    )
-    return {name: array[kept] for name, array in batch.items()}, forms, [note]
+    return {name: array[kept] for name, array in batch.items()}, forms, [tie_note(kept)]
 
 
 def _rewire(model: ir.Model, estimator: Any, wanted: Sequence[Output], batch: Batch) -> None:
@@ -244,10 +237,9 @@ def _decided(
     for item in wanted[1:]:
         scores = np.asarray(_values(estimator, table, item, batch, source), np.float64)
         if scores.ndim == 1 or scores.shape[1] == 1:
-            kept &= np.abs(scores.reshape(-1)) > _TIE * np.abs(scores).max(initial=0)
+            kept &= np.abs(scores.reshape(-1)) > TIE * np.abs(scores).max(initial=0)
         elif item.method != "transform":
-            first, second = np.sort(scores, axis=1)[:, :-3:-1].T
-            kept &= first - second > _TIE * np.abs(scores).max(axis=1)
+            kept &= decided(scores)
     return kept
 
 
