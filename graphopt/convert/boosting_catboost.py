@@ -14,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from graphopt.convert.boosting_graph import (
-    GraphNodes,
     Link,
     Outcome,
-    build,
-    compare,
+    Sums,
+    converted,
     samples,
 )
 from graphopt.convert.boosting_trees import Trees
@@ -54,26 +52,20 @@ _BY_LABEL = ("MultiLogloss", "MultiCrossEntropy")
 
 
 @dataclass(frozen=True)
-class Boosted:
+class Boosted(Sums):
     """A model as its JSON has it.
 
     Args:
-        width: Number of features.
-        targets: Number of sums.
         scale: What the sums are multiplied with.
         bias: What is added to them then.
-        outcome: What becomes of them.
         trees: Symmetric ones and others.
         columns: Column of each numeric feature.
         missing_right: The numeric features whose missing values go right.
         borders: Feature and border of every split that may occur.
     """
 
-    width: int
-    targets: int
     scale: float
     bias: Array
-    outcome: Outcome
     trees: Sequence[dict[str, Any]]
     columns: dict[int, int]
     missing_right: frozenset[int]
@@ -108,16 +100,14 @@ def convert(source: str, options: Options) -> Conversion:
     booster = _loaded(source)
     boosted = read(booster, source)
     features = samples(boosted.width, boosted.borders, {}, options)
-    dtype = ir.DataType.from_numpy(features.dtype)
-
-    def sums(nodes: GraphNodes, name: str) -> tuple[str, int]:
-        if dtype != ir.DataType.FLOAT:
-            # CatBoost rounds every feature to float32, too.
-            name = nodes.node("Cast", [name], to=1)
-        return write_sums(nodes, name, boosted), boosted.targets
-
-    model = build("catboost", boosted.width, dtype, sums, boosted.outcome, options.opset)
-    return compare(model, features, _predictor(booster, boosted), boosted.outcome, options, [])
+    return converted(
+        "catboost",
+        boosted,
+        features,
+        lambda nodes, name: write_sums(nodes, name, boosted),
+        _predictor(booster, boosted),
+        options,
+    )
 
 
 def _loaded(source: str) -> Any:

@@ -50,6 +50,21 @@ class Outcome:
         return np.arange(count) if self.names is None else np.array(self.names)
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What a model of boosted trees says of itself, whatever the library.
+
+    Args:
+        width: Number of features.
+        targets: Number of sums.
+        outcome: What becomes of them.
+    """
+
+    width: int
+    targets: int
+    outcome: Outcome
+
+
 class GraphNodes:
     """`boosting_trees.Nodes` in a graph of its own."""
 
@@ -213,24 +228,37 @@ def _from_data(data: str, width: int) -> Array:
     return array if array.dtype == np.float64 else array.astype(np.float32)
 
 
-def compare(
-    model: ir.Model,
+def converted(
+    title: str,
+    boosted: Sums,
     features: Array,
+    write: Callable[[GraphNodes, str], str],
     predict: Callable[[Array], Array],
-    outcome: Outcome,
     options: Options,
-    notes: Sequence[str],
+    *,
+    rounds: bool = True,
+    notes: Sequence[str] = (),
 ) -> Conversion:
-    """Finish a conversion beside the library's own predictions.
+    """Write a model, and finish the conversion beside the library's own predictions.
 
     Args:
-        model: What `build` made.
+        title: Name of the graph.
+        boosted: What is known of the model.
         features: Samples.
+        write: Writes the sums over the trees; gives their name.
         predict: The library: samples to probabilities of the classes, or predictions.
-        outcome: Which of them.
         options: What to ask for.
+        rounds: Whether the library rounds every feature to float32.
         notes: For the user.
     """
+    dtype, outcome = ir.DataType.from_numpy(features.dtype), boosted.outcome
+
+    def sums(nodes: GraphNodes, name: str) -> tuple[str, int]:
+        if rounds and dtype != ir.DataType.FLOAT:
+            name = nodes.node("Cast", [name], to=1)
+        return write(nodes, name), boosted.targets
+
+    model = build(title, boosted.width, dtype, sums, outcome, options.opset)
     told = list(notes)
     if outcome.classes:
         kept = decided(predict(features))

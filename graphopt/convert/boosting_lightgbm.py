@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from graphopt.convert.boosting_graph import (
-    GraphNodes,
     Link,
     Outcome,
+    Sums,
     as_category,
-    build,
-    compare,
+    converted,
     samples,
 )
 from graphopt.convert.boosting_trees import Trees, add_choice
@@ -60,21 +58,15 @@ _CLASSIFIERS = ("binary", "multiclass", "multiclassova")
 
 
 @dataclass(frozen=True)
-class Boosted:
+class Boosted(Sums):
     """A booster as it says of itself.
 
     Args:
-        width: Number of features.
-        targets: Number of sums.
         average: Whether iterations are averaged, as in a random forest.
-        outcome: What becomes of the sums.
         trees: As `dump_model` has them.
     """
 
-    width: int
-    targets: int
     average: bool
-    outcome: Outcome
     trees: list[dict[str, Any]]
 
 
@@ -99,13 +91,15 @@ def convert(source: str, options: Options) -> Conversion:
     boosted = read(booster, source)
     splits, categories = splits_of(boosted)
     features = samples(boosted.width, splits, categories, options)
-    dtype = ir.DataType.from_numpy(features.dtype)
-
-    def sums(nodes: GraphNodes, name: str) -> tuple[str, int]:
-        return write_sums(nodes, name, boosted, features.dtype), boosted.targets
-
-    model = build("lightgbm", boosted.width, dtype, sums, boosted.outcome, options.opset)
-    return compare(model, features, _predictor(booster, boosted), boosted.outcome, options, [])
+    return converted(
+        "lightgbm",
+        boosted,
+        features,
+        lambda nodes, name: write_sums(nodes, name, boosted, features.dtype),
+        _predictor(booster, boosted),
+        options,
+        rounds=False,
+    )
 
 
 def _loaded(source: str) -> Any:

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from graphopt.convert.boosting_graph import (
-    GraphNodes,
     Link,
     Outcome,
+    Sums,
     as_category,
-    build,
-    compare,
+    converted,
     samples,
 )
 from graphopt.convert.boosting_trees import Trees, add_choice
@@ -59,24 +57,18 @@ _CLASSIFIERS = ("binary:logistic", "binary:hinge", "multi:softprob", "multi:soft
 
 
 @dataclass(frozen=True)
-class Boosted:
+class Boosted(Sums):
     """A booster as it says of itself in JSON.
 
     Args:
-        width: Number of features.
-        targets: Number of sums.
         base: What is added to each sum.
-        outcome: What becomes of the sums.
         model: The part with the trees, or the weights of a linear one.
         drops: Weight of each tree, where they were dropped out in training.
         stop: The number of iterations that count; None: all of them.
         categorical: Features that are categories.
     """
 
-    width: int
-    targets: int
     base: Array
-    outcome: Outcome
     model: dict[str, Any]
     drops: Sequence[float] | None
     stop: int | None
@@ -105,22 +97,21 @@ def convert(source: str, options: Options) -> Conversion:
     boosted = read(booster, source)
     splits, categories = splits_of(boosted)
     features = samples(boosted.width, splits, categories, options)
-    dtype = ir.DataType.from_numpy(features.dtype)
-
-    def sums(nodes: GraphNodes, name: str) -> tuple[str, int]:
-        if dtype != ir.DataType.FLOAT:
-            # XGBoost rounds every feature to float32, too.
-            name = nodes.node("Cast", [name], to=1)
-        return write_sums(nodes, name, boosted), boosted.targets
-
-    model = build("xgboost", boosted.width, dtype, sums, boosted.outcome, options.opset)
     notes = []
     if boosted.stop is not None:
         notes.append(
             f"{source} stopped early: its first {boosted.stop} iterations count, as in the"
             " predictions of XGBClassifier and XGBRegressor"
         )
-    return compare(model, features, _predictor(booster, boosted), boosted.outcome, options, notes)
+    return converted(
+        "xgboost",
+        boosted,
+        features,
+        lambda nodes, name: write_sums(nodes, name, boosted),
+        _predictor(booster, boosted),
+        options,
+        notes=notes,
+    )
 
 
 def _loaded(source: str) -> Any:
