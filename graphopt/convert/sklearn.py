@@ -8,7 +8,7 @@ from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import finish, require
 from graphopt.convert.sklearn_export import export
 from graphopt.convert.sklearn_files import is_pickle, is_skops, load_estimator
-from graphopt.convert.sklearn_inputs import examples, table_of
+from graphopt.convert.sklearn_inputs import examples, given_samples, table_of
 from graphopt.convert.sklearn_outputs import outputs_of, reference, settle_outputs
 
 
@@ -32,8 +32,9 @@ def convert(source: str, options: Options) -> Conversion:
     require(["sklearn", "skl2onnx"], "sklearn", "scikit-learn with skl2onnx")
     estimator, notes = load_estimator(source, options)
     wanted = outputs_of(estimator, source)
-    table = table_of(estimator, options, source)
-    batch = examples(table, estimator, options)
+    given = given_samples(options)
+    table = table_of(estimator, given, source)
+    batch = examples(table, estimator, given, options.data)
     model, found = export(estimator, table, wanted, options, source)
     notes += found
     batch, forms, tied = settle_outputs(model, estimator, table, wanted, batch, source)

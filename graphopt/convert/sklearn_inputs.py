@@ -121,8 +121,18 @@ def is_string_imputer(estimator: Any) -> bool:
     return any(isinstance(value, str) for value in estimator.statistics_)
 
 
-def table_of(estimator: Any, options: Options, source: str) -> Table:
+def given_samples(options: Options) -> Batch:
+    """Read samples of `--data`; none where none are given."""
+    return {} if options.data is None else next(open_feeds(options.data).batches(_SAMPLES))
+
+
+def table_of(estimator: Any, given: Batch, source: str) -> Table:
     """Find out what an estimator takes.
+
+    Args:
+        estimator: A fitted one.
+        given: What `given_samples` returns: their types are kept.
+        source: What messages call the estimator.
 
     Raises:
         GraphoptError: It takes something other than columns or texts, or does not say how many.
@@ -135,7 +145,6 @@ def table_of(estimator: Any, options: Options, source: str) -> Table:
                 file=source,
                 fix="convert the steps behind it",
             )
-    given = _given(options)
     if leaves and all(type(leaf).__name__ in _TEXTS for leaf in leaves):
         return Table((Input(_first(given, "text"), "string", (0,)),), 1, None, is_text=True)
     width = _width(estimator, leaves, source)
@@ -164,14 +173,20 @@ def table_of(estimator: Any, options: Options, source: str) -> Table:
     return Table((Input(name, kind, tuple(range(width))),), width, None)
 
 
-def examples(table: Table, estimator: Any, options: Options) -> Batch:
-    """Take samples of `--data`, or make some up in the range that the estimator was fitted on.
+def examples(table: Table, estimator: Any, given: Batch, data: str | None) -> Batch:
+    """Take samples that are given, or make some up in the range that the estimator was fitted on.
+
+    Args:
+        table: What the estimator takes.
+        estimator: The estimator.
+        given: What `given_samples` returns.
+        data: What messages call them; None: there are none.
 
     Raises:
         GraphoptError: The data has other inputs or widths.
     """
-    if options.data is not None:
-        return _from_data(table, options.data)
+    if data is not None:
+        return _from_data(table, given, data)
     random = np.random.default_rng(0)
     leaves = list(fronts(estimator))
     if table.is_text:
@@ -211,8 +226,7 @@ def _is_drop(inner: Any) -> bool:
     return isinstance(inner, str) and inner == "drop"
 
 
-def _from_data(table: Table, data: str) -> Batch:
-    batch = next(open_feeds(data).batches(_SAMPLES))
+def _from_data(table: Table, batch: Batch, data: str) -> Batch:
     found: Batch = {}
     for item in table.inputs:
         if item.name not in batch:
@@ -229,10 +243,6 @@ def _from_data(table: Table, data: str) -> Batch:
             )
         found[item.name] = array.astype(object if item.kind == "string" else item.kind)
     return found
-
-
-def _given(options: Options) -> Batch:
-    return {} if options.data is None else next(open_feeds(options.data).batches(1))
 
 
 def _first(given: Batch, default: str) -> str:
