@@ -1,75 +1,25 @@
 from __future__ import annotations
 
-import json
-import pickle
-import sys
-import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
-from conftest import Ran
 
-from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
-from graphopt.runtime.session import Session
 
 pytest.importorskip("sklearn")
 pytest.importorskip("skl2onnx")
-skops = pytest.importorskip("skops.io")
 
-from sklearn import ensemble, linear_model, neighbors, neural_network, svm  # noqa: E402
-from sklearn.compose import ColumnTransformer  # noqa: E402
-from sklearn.datasets import load_digits  # noqa: E402
-from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: E402
-from sklearn.impute import SimpleImputer  # noqa: E402
-from sklearn.multioutput import MultiOutputClassifier  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.preprocessing import (  # noqa: E402
+from sklearn import ensemble, linear_model, neighbors, neural_network, svm
+from sklearn.compose import ColumnTransformer
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
     FunctionTransformer,
-    OneHotEncoder,
-    OrdinalEncoder,
     StandardScaler,
 )
-
-X, Y = (array[:300] for array in load_digits(return_X_y=True))
-LETTERS = np.array(list("abcdefghij"))
-TREE = "sklearn.tree._tree.Tree"
-ESTIMATORS: dict[str, Any] = {}
-
-
-@pytest.fixture(autouse=True)
-def _module_of_estimators(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let `module:callable` find the estimator of the running test."""
-    module = type(sys)("estimators")
-    module.fitted = lambda: ESTIMATORS["fitted"]  # type: ignore[attr-defined]  # made up here
-    monkeypatch.setitem(sys.modules, "estimators", module)
-    yield
-    ESTIMATORS.clear()
-
-
-def converted(estimator: Any, **options: Any) -> tuple[ir.Model, tuple[str, ...]]:
-    ESTIMATORS["fitted"] = estimator
-    conversion = convert("estimators:fitted", framework="sklearn", options=Options(**options))
-    return conversion.model, conversion.notes
-
-
-def outputs(model: ir.Model, **feeds: Any) -> list[Any]:
-    return list(Session(model).run(feeds).values())
-
-
-def interface(model: ir.Model) -> dict[str, tuple[str, list[object]]]:
-    return {
-        str(value.name): (
-            value.dtype.name if value.dtype is not None else "",
-            [d if isinstance(d, int) else d.value for d in value.shape or ()],
-        )
-        for value in (*model.graph.inputs, *model.graph.outputs)
-    }
-
+from sklearn_estimators import LETTERS, X, Y, converted, interface, outputs
 
 CLASSIFIERS = {
     "logistic": linear_model.LogisticRegression(max_iter=50),
@@ -213,164 +163,6 @@ def test_features_on_a_threshold_fall_on_its_side() -> None:
     samples = np.stack([near, near, near], axis=1)
     (found,) = outputs(model, X=samples)
     np.testing.assert_allclose(found[:, 0], estimator.predict(samples), atol=1e-5)
-
-
-def frame() -> Any:
-    pd = pytest.importorskip("pandas")
-    random = np.random.default_rng(0)
-    words = ["red", "blue", "green", "house", "garden", "sea", "old", "new"]
-    table = pd.DataFrame(
-        {
-            "age": random.uniform(18, 80, 120),
-            "city": random.choice(["Oslo", "Bergen", "Rome"], 120).astype(object),
-            "unused": random.normal(size=120),
-            "rooms": random.integers(1, 6, 120),
-            "text": [" ".join(random.choice(words, 5)) for _ in range(120)],
-        }
-    )
-    table.loc[::9, "age"] = np.nan
-    return table
-
-
-def test_columns_are_inputs_by_name_with_their_types() -> None:
-    table = frame()
-    estimator = make_pipeline(
-        ColumnTransformer(
-            [
-                ("number", make_pipeline(SimpleImputer(), StandardScaler()), ["age"]),
-                ("city", OneHotEncoder(handle_unknown="ignore"), ["city"]),
-                ("rooms", OrdinalEncoder(), ["rooms"]),
-                ("text", TfidfVectorizer(), "text"),
-            ]
-        ),
-        linear_model.LogisticRegression(),
-    )
-    target = np.where((table.rooms > 2) & (table.city == "Oslo"), "dear", "cheap")
-    estimator.fit(table, target)
-    model, _ = converted(estimator)
-    kinds = {name: kind for name, (kind, _) in interface(model).items()}
-    assert kinds == {
-        "age": "FLOAT",
-        "city": "STRING",
-        "rooms": "INT64",
-        "text": "STRING",
-        "label": "STRING",
-        "probabilities": "FLOAT",
-    }
-    some = table[:7].copy()
-    some.loc[0, "city"] = "Atlantis"
-    feeds = {
-        "age": some[["age"]].to_numpy(np.float32),
-        "city": some[["city"]].to_numpy(object),
-        "rooms": some[["rooms"]].to_numpy(np.int64),
-        "text": some[["text"]].to_numpy(object),
-    }
-    label, probabilities = outputs(model, **feeds)
-    np.testing.assert_allclose(probabilities, estimator.predict_proba(some), atol=1e-5)
-    assert (label == estimator.predict(some)).all()
-
-
-def test_empty_string_stands_for_a_missing_one() -> None:
-    table = frame()[["city", "age"]]
-    table.loc[::4, "city"] = np.nan
-    encoder = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder())
-    estimator = ColumnTransformer([("city", encoder, ["city"])]).fit(table)
-    model, notes = converted(estimator)
-    assert any("empty string stands for a missing one" in note for note in notes)
-    (found,) = outputs(model, city=np.array([[""], ["Rome"]], object))
-    missing = table.iloc[[0]]
-    np.testing.assert_array_equal(found[:1], estimator.transform(missing))
-
-
-def test_type_of_the_data_is_the_type_of_the_input(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", X=X[:20])
-    data = str(tmp_path / "x.npz")
-    line = linear_model.LogisticRegression(max_iter=50, tol=0.1).fit(X, Y)
-    model, notes = converted(line, data=data)
-    assert interface(model)["X"][0] == "DOUBLE"
-    assert interface(model)["probabilities"][0] == "DOUBLE"
-    assert not any("float32" in note for note in notes)
-    trees = ensemble.GradientBoostingClassifier(n_estimators=2).fit(X, Y % 2)
-    model, notes = converted(trees, data=data)
-    assert interface(model)["X"][0] == "DOUBLE"
-    assert any("is computed in float32" in note for note in notes)
-
-
-def test_skops_file_with_unknown_types_is_refused_until_they_are_trusted(tmp_path: Path) -> None:
-    path = tmp_path / "forest.skops"
-    skops.dump(ensemble.RandomForestClassifier(3, random_state=0).fit(X, Y), path)
-    with pytest.raises(GraphoptError, match=f"harmless: {TREE}; .*--trust {TREE}"):
-        convert(str(path))
-    first = convert(str(path), options=Options(trust=(TREE,)))
-    again = convert(str(path), options=Options(trust=(TREE,)))
-    one, two = (ir.to_proto(found.model).SerializeToString() for found in (first, again))
-    assert one == two
-
-
-def test_skops_file_of_known_types_is_recognised(tmp_path: Path) -> None:
-    path = tmp_path / "line.model"
-    skops.dump(linear_model.Ridge().fit(X, Y), path)
-    assert convert(str(path)).notes == ()
-
-
-@pytest.mark.parametrize("how", ["pickle", "joblib", "compressed"])
-def test_pickle_is_refused_until_it_is_allowed(tmp_path: Path, how: str) -> None:
-    import joblib
-
-    path = tmp_path / "model"
-    estimator = linear_model.Ridge().fit(X, Y)
-    if how == "pickle":
-        path.write_bytes(pickle.dumps(estimator))
-    else:
-        joblib.dump(estimator, path, compress=3 if how == "compressed" else 0)
-    with pytest.raises(GraphoptError, match=r"is a pickle of sklearn\S*Ridge, and .* any code"):
-        convert(str(path))
-    notes = convert(str(path), options=Options(allow_pickle=True)).notes
-    assert any("can run any code" in note for note in notes)
-
-
-class Evil:
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return (print, ("it ran",))
-
-
-def test_nothing_of_a_pickle_runs_unless_allowed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "evil.pkl"
-    path.write_bytes(pickle.dumps([Evil()]))
-    with pytest.raises(GraphoptError, match="any code"):
-        convert(str(path))
-    assert "it ran" not in capsys.readouterr().out
-
-
-def test_broken_files_are_one_line(graphopt: Callable[..., Ran], tmp_path: Path) -> None:
-    whole = tmp_path / "whole.skops"
-    skops.dump(linear_model.Ridge().fit(X, Y), whole)
-    cut = tmp_path / "cut.skops"
-    cut.write_bytes(whole.read_bytes()[:-100])
-    empty = tmp_path / "empty.skops"
-    with zipfile.ZipFile(empty, "w") as archive:
-        archive.writestr("schema.json", json.dumps({"__class__": "nothing"}))
-    pickled = tmp_path / "cut.pkl"
-    pickled.write_bytes(pickle.dumps(linear_model.Ridge().fit(X, Y))[:-40])
-    unfitted = tmp_path / "unfitted.skops"
-    skops.dump(linear_model.Ridge(), unfitted)
-    other = tmp_path / "list.skops"
-    skops.dump([1, 2], other)
-    for path, message in (
-        (cut, "cut.skops"),
-        (empty, "cannot be read by skops"),
-        (pickled, "cannot be unpickled"),
-        (unfitted, "is not fitted"),
-        (other, "not an estimator of scikit-learn"),
-    ):
-        out = tmp_path / "out.onnx"
-        done = graphopt("convert", str(path), "-o", str(out), "--from", "sklearn", "--allow-pickle")
-        assert done.code == 2, path
-        assert message in done.err
-        assert len(done.err.splitlines()) == 1
-        assert not out.exists()
 
 
 def test_step_that_cannot_be_written_is_named() -> None:
