@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from graphopt.convert.onnx_fields import has_graph
 from graphopt.convert.onnx_text import read_text
 from graphopt.errors import GraphoptError
 from graphopt.model import load
@@ -51,14 +52,7 @@ def is_onnx(path: Path) -> bool:
         return False
     if zipfile.is_zipfile(path):
         return bool(_members(path))
-    if _is_text(path):
-        return True
-    try:
-        load(path)
-    except GraphoptError:
-        # The answer is no; whoever is sure of the file asks for it by --from and is told why.
-        return path.suffix in _SUFFIXES
-    return True
+    return path.suffix in _SUFFIXES or _is_text(path) or has_graph(path)
 
 
 def open_model(source: str) -> ir.Model:
