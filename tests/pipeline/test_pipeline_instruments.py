@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 
 import numpy as np
 import onnx_ir as ir
@@ -168,6 +169,30 @@ def test_a_lossy_pass_is_held_to_a_ratio_where_one_is_asked_for() -> None:
     run(chain(), [Scale(factor=1.01)], instruments=[Compare(min_sqnr=20.0)])
     with pytest.raises(PassFailed, match="SQNR"):
         run(chain(), [Scale(factor=1.5)], instruments=[Compare(min_sqnr=20.0)])
+
+
+@pytest.mark.parametrize(
+    ("width", "runs"), [(10, [9]), (100_000, [2, 2, 2, 2, 1]), (1 << 20, [2] * 4 + [1])]
+)
+def test_compare_runs_fewer_samples_at_once_where_they_are_large(
+    width: int, runs: list[int]
+) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    wide (float[N, W] x) => (float[N, W] y) { same = Identity (x) y = Neg (same) }
+    """
+    seen: list[int] = []
+    original = session.Session.run
+
+    def counted(self: session.Session, batch: Any) -> Any:
+        seen.append(len(batch["x"]))
+        return original(self, batch)
+
+    context = Context(feeds=Feeds({"x": np.ones((9, width), np.float32)}))
+    with mock.patch.object(session.Session, "run", counted):
+        run(ir.from_onnx_text(text), [DropIdentity()], context, [Compare()])
+    # Before the pass, and after it.
+    assert seen == runs * 2
 
 
 def rename_input(model: ir.Model) -> None:

@@ -20,6 +20,12 @@ from graphopt.runtime.synthetic import synthetic_feeds
 
 _ANYWAY = "rewrite without comparing: --no-verify"
 
+_ENOUGH = 1 << 20
+"""Bytes of inputs per run. Inner values of image networks take some hundred times as much."""
+
+_FEWEST = 2
+"""Samples per run, whatever their size: a pass that fixes the batch at 1 must not go unnoticed."""
+
 
 class Compare(Instrument):
     """Fails a pass that changes what it must not.
@@ -31,7 +37,7 @@ class Compare(Instrument):
 
     Args:
         samples: Compare on that many samples of the feeds, the first ones.
-        batch: Samples per run.
+        batch: Samples per run; fewer where samples are large.
         max_bytes: Keep outputs up to this size; above, the session is kept, and runs again.
         min_sqnr: Also fail a lossy pass one of whose outputs has a lower signal to quantization
             noise ratio, in dB, against the model before the pass.
@@ -158,7 +164,9 @@ class Compare(Instrument):
 
     def _batches(self) -> Iterator[Batch]:
         assert self._feeds is not None, "the manager calls start first"
-        return self._feeds.batches(self._batch)
+        size = sum(array.nbytes for array in next(self._feeds.batches(1)).values())
+        fit = max(_FEWEST, _ENOUGH // max(1, size))
+        return self._feeds.batches(min(self._batch, fit))
 
     def _session(self, model: ir.Model, context: Context) -> Session:
         for known, session in self._known:
