@@ -157,6 +157,10 @@ class Lowering:
             f"{function}: the rank of {self.title(expression)} is not known{where}", fix=fix
         )
 
+    def inputs(self, member: str) -> tuple[Port, ...]:
+        """Describe the inputs that a member must be fed."""
+        return tuple(self.face(member).inputs)
+
     def input_wire(self, member: str, name: str, site: Site) -> Wired[Wire]:
         """Return what feeds an input of a member at a site, before any cast."""
         face = self.face(member)

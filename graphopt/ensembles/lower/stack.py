@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from graphopt.ensembles.expression import Stack
-from graphopt.ensembles.lower.head_inputs import head_inputs
+from graphopt.ensembles.heads import head_inputs
 from graphopt.ensembles.lower.operands import ports
 from graphopt.ensembles.lower.writer import Writer, sizes
 from graphopt.ensembles.outcome import flattened
@@ -51,7 +51,8 @@ def _inputs(lowering: Lowering, expression: Stack, site: Site) -> list[Wired[Wir
     """Return what feeds float inputs of the stacked expressions from outside, each once."""
     found: dict[ir.Value, Wired[Wire]] = {}
     for of in expression.of:
-        for _, wired in head_inputs(lowering, of, site, None, rank=None):
+        for member, name in head_inputs(of, lowering.inputs):
+            wired = lowering.input_wire(member, name, site)
             if is_float(wired.port):
                 found.setdefault(wired.value.value, wired)
     return list(found.values())

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.ensembles.expression import Expression, Subset, Tta
+from graphopt.ensembles.heads import head_inputs, only_input
 from graphopt.ensembles.lower.arithmetic import averaged
-from graphopt.ensembles.lower.head_inputs import head_inputs, only_wire
 from graphopt.ensembles.lower.writer import Writer, sizes
 from graphopt.ensembles.ports import Port, port, shapes_fit
 from graphopt.ensembles.wiring import Wired
@@ -25,8 +25,7 @@ _LAST = np.iinfo(np.int64)
 
 def lower_subset(lowering: Lowering, expression: Subset, site: Site) -> Bundle:
     """Feed some columns of an input by a Gather."""
-    found = head_inputs(lowering, expression.of, site, expression.input, rank=None)
-    name, wired = only_wire(lowering, expression, found, "input=")
+    name, wired = _input(lowering, expression, site, rank=None)
     shape = wired.port.shape
     columns = expression.columns
     if shape is not None:
@@ -40,9 +39,7 @@ def lower_subset(lowering: Lowering, expression: Subset, site: Site) -> Bundle:
 
 def lower_tta(lowering: Lowering, expression: Tta, site: Site) -> Bundle:
     """Average over an input as it is and flipped; what is as large as the input is flipped back."""
-    wanted = None if expression.input is not None else 4
-    found = head_inputs(lowering, expression.of, site, expression.input, rank=wanted)
-    name, wired = only_wire(lowering, expression, found, "input=")
+    name, wired = _input(lowering, expression, site, rank=4)
     shape, title = wired.port.shape, lowering.title(expression.of)
     if shape is not None and len(shape) < 2:
         raise GraphoptError(f"{lowering.title(expression)}: {port(wired.port)} is no image")
@@ -55,6 +52,15 @@ def lower_tta(lowering: Lowering, expression: Tta, site: Site) -> Bundle:
         bundle = _with_input(lowering, expression.of, site, name, fed)
         bundles.append(tuple(Wired(item.port, _back(site, item, image, axes)) for item in bundle))
     return averaged(site, bundles, [title] * len(bundles), "tta")
+
+
+def _input(
+    lowering: Lowering, expression: Subset | Tta, site: Site, *, rank: int | None
+) -> tuple[str, Wired[Wire]]:
+    """Return the input that an expression varies, with what feeds it."""
+    places = head_inputs(expression.of, lowering.inputs, expression.input, rank)
+    found = [(name, lowering.input_wire(member, name, site)) for member, name in places]
+    return only_input(found, lambda wire: wire.value, lowering.title(expression))
 
 
 def _with_input(

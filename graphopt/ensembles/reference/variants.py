@@ -9,8 +9,8 @@ import onnx_ir as ir
 
 from graphopt.ensembles import outcome
 from graphopt.ensembles.expression import Expression, Stack, Subset, Tta
-from graphopt.ensembles.heads import heads
-from graphopt.ensembles.ports import Port, is_float, listed, port
+from graphopt.ensembles.heads import head_inputs, only_input
+from graphopt.ensembles.ports import Port, is_float, port
 from graphopt.ensembles.reference import numerics
 from graphopt.ensembles.reference.cells import Absent, Array, Cell, Outputs, absent
 from graphopt.ensembles.reference.site import Site, described
@@ -43,7 +43,7 @@ def stack(expression: Stack, site: Site) -> Outputs:
 
 def tta(expression: Tta, site: Site) -> Outputs:
     """Average over an input as it is and flipped."""
-    name, wired = _input(expression.of, site, expression.input, 4, title(expression))
+    name, wired = _input(expression, site, 4)
     image = site.view.read(wired.value)
     plain = site.evaluate(expression.of)
     variants = [site.arrays(plain)]
@@ -63,7 +63,7 @@ def tta(expression: Tta, site: Site) -> Outputs:
 
 def subset(expression: Subset, site: Site) -> Outputs:
     """Feed some columns of an input."""
-    name, wired = _input(expression.of, site, expression.input, None, title(expression))
+    name, wired = _input(expression, site, None)
     array = site.view.read(wired.value)
     if array.ndim < 2 or max(expression.columns) >= array.shape[1]:
         raise GraphoptError(f"{title(expression)}: {name!r} has no such columns")
@@ -82,43 +82,21 @@ def _bound(of: Expression, site: Site, name: str, fed: Wired[Cell]) -> Outputs:
     return bundle
 
 
-def _input(
-    of: Expression, site: Site, name: str | None, rank: int | None, what: str
-) -> tuple[str, Wired[Cell]]:
-    """Return the one input of the members in front that is meant, with what feeds it."""
-    found = [
-        (item.name, site.input(member, item.name))
-        for member, bound in heads(of)
-        for item in site.reference.sessions.inputs(member)
-        if item.name not in bound
-        and (
-            item.name == name
-            if name is not None
-            else rank is None or (item.shape is not None and len(item.shape) == rank)
-        )
-    ]
-    if not found:
-        raise GraphoptError(f"{what}: no model in it has such an input", fix="say input='NAME'")
-    first, wired = found[0]
-    if any(other != first for other, _ in found):
-        ports = listed({other: each.port for other, each in found}.values())
-        raise GraphoptError(
-            f"{what}: there are several inputs ({ports})", fix=f"say which one: input={first!r}"
-        )
-    if any(other.value is not wired.value for _, other in found):
-        raise GraphoptError(f"{what}: {first!r} is another input for each of its models")
-    return found[0]
+def _input(expression: Subset | Tta, site: Site, rank: int | None) -> tuple[str, Wired[Cell]]:
+    """Return the input that an expression varies, with what feeds it."""
+    inputs = site.reference.sessions.inputs
+    places = head_inputs(expression.of, inputs, expression.input, rank)
+    found = [(name, site.input(member, name)) for member, name in places]
+    return only_input(found, lambda cell: cell, title(expression))
 
 
 def _float_inputs(expression: Stack, site: Site) -> list[Wired[Cell]]:
     found: dict[Cell, Wired[Cell]] = {}
     for of in expression.of:
-        for member, bound in heads(of):
-            for item in site.reference.sessions.inputs(member):
-                if item.name not in bound:
-                    wired = site.input(member, item.name)
-                    if is_float(wired.port):
-                        found.setdefault(wired.value, wired)
+        for member, name in head_inputs(of, site.reference.sessions.inputs):
+            wired = site.input(member, name)
+            if is_float(wired.port):
+                found.setdefault(wired.value, wired)
     return list(found.values())
 
 
