@@ -19,7 +19,7 @@ from graphopt.ensembles.names import rebuilt, written_out
 from graphopt.ensembles.provenance import Origin, write_provenance
 from graphopt.ensembles.soups import resolve
 from graphopt.ensembles.source import Source
-from graphopt.ensembles.text import parse
+from graphopt.ensembles.text import as_program
 from graphopt.ensembles.unparse import title, unparse
 from graphopt.errors import GraphoptError
 from graphopt.model import Limits, load
@@ -156,16 +156,7 @@ class _Wanted:
 
     @classmethod
     def of(cls, given: Program | Expression | str) -> _Wanted:
-        if isinstance(given, str):
-            return cls(parse(given), Source(given))
-        if isinstance(given, Expression):
-            return cls(Program(((None, given),)), None)
-        if not isinstance(given, Program):
-            raise GraphoptError(
-                f"an ensemble is an expression over members, not {type(given).__name__}",
-                fix='write it as text, "mean(a, b)", or with operators, 0.5 * a + 0.5 * b',
-            )
-        return cls(given, None)
+        return cls(as_program(given), Source(given) if isinstance(given, str) else None)
 
     def members(self) -> Iterator[Member]:
         """Yield all members, not the names of earlier statements."""

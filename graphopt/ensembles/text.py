@@ -18,7 +18,7 @@ from graphopt.ensembles.source import ExpressionError, Source
 from graphopt.ensembles.unparse import unparse
 from graphopt.errors import GraphoptError
 
-__all__ = ["MAX_TEXT", "ExpressionError", "parse", "unparse"]
+__all__ = ["MAX_TEXT", "ExpressionError", "as_program", "parse", "unparse"]
 
 MAX_TEXT = 65536
 """Characters; metadata of a hostile model may hold more, and nobody writes it."""
@@ -41,6 +41,24 @@ def parse(text: str) -> Program:
     reader = Reader(source)
     statements = [_statement(node, reader) for node in _tree(source)]
     return reader.guarded(statements[-1][0], lambda: Program(tuple(item[1] for item in statements)))
+
+
+def as_program(given: Program | Expression | str) -> Program:
+    """Return a program, whatever form it is given in.
+
+    Raises:
+        GraphoptError: It is none, or a text that cannot be read.
+    """
+    if isinstance(given, str):
+        return parse(given)
+    if isinstance(given, Expression):
+        return Program(((None, given),))
+    if not isinstance(given, Program):
+        raise GraphoptError(
+            f"an ensemble is an expression over members, not {type(given).__name__}",
+            fix='write it as text, "mean(a, b)", or with operators, 0.5 * a + 0.5 * b',
+        )
+    return given
 
 
 def _tree(source: Source) -> list[ast.stmt]:

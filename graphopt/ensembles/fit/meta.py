@@ -16,8 +16,8 @@ from graphopt.ensembles.fit.combination import Place, find_stack
 from graphopt.ensembles.fit.evaluation import Evaluation
 from graphopt.ensembles.fit.folds import folds
 from graphopt.ensembles.fit.linear import INPUT, KINDS, Linear, fit_linear, prove
-from graphopt.ensembles.fit.scored import Scored, as_program, labels_of, members_of
-from graphopt.ensembles.text import unparse
+from graphopt.ensembles.fit.scored import Scored, labels_of, members_of
+from graphopt.ensembles.text import as_program, unparse
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.metrics import Metric, open_metric

@@ -9,9 +9,8 @@ from typing import Any
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.ensembles.expression import Expression, Member, Program
+from graphopt.ensembles.expression import Member, Program
 from graphopt.ensembles.fit.evaluation import Evaluation, Outputs, Rows
-from graphopt.ensembles.text import parse
 from graphopt.errors import GraphoptError
 from graphopt.model import load
 from graphopt.runtime.feeds import Feeds
@@ -35,13 +34,6 @@ def labels_of(feeds: Feeds) -> Array:
             "fitting needs labels", file=feeds.source, fix="add an array named labels"
         )
     return feeds.labels
-
-
-def as_program(given: Program | Expression | str) -> Program:
-    """Return a program, whatever form it is given in."""
-    if isinstance(given, str):
-        return parse(given)
-    return given if isinstance(given, Program) else Program(((None, given),))
 
 
 def members_of(program: Program, members: Mapping[str, ir.Model]) -> dict[str, ir.Model]:

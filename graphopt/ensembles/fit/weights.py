@@ -18,10 +18,10 @@ from graphopt.ensembles.fit.evaluation import Evaluation, Outputs, Rows
 from graphopt.ensembles.fit.fitted import Fitted, FittedLoss, Share
 from graphopt.ensembles.fit.folds import folds
 from graphopt.ensembles.fit.objective import Loss, Unfit
-from graphopt.ensembles.fit.scored import Scored, as_program, labels_of, members_of
+from graphopt.ensembles.fit.scored import Scored, labels_of, members_of
 from graphopt.ensembles.fit.selection import select
 from graphopt.ensembles.fit.simplex import minimize, rounded
-from graphopt.ensembles.text import unparse
+from graphopt.ensembles.text import as_program, unparse
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.metrics import Metric, open_metric

@@ -15,7 +15,7 @@ from graphopt.ensembles.reference.cells import Absent, Array, Cell, Outputs, Vie
 from graphopt.ensembles.reference.rules import RULES
 from graphopt.ensembles.reference.sessions import Sessions
 from graphopt.ensembles.reference.site import Site
-from graphopt.ensembles.text import parse
+from graphopt.ensembles.text import as_program
 from graphopt.ensembles.unparse import title
 from graphopt.ensembles.wiring import Environment
 
@@ -75,10 +75,7 @@ class Reference:
 
     def outputs(self, program: Program | Expression | str) -> dict[str, Array]:
         """Compute an ensemble on the batch; see `evaluate`."""
-        if isinstance(program, str):
-            program = parse(program)
-        elif isinstance(program, Expression):
-            program = Program(((None, program),))
+        program = as_program(program)
         # Infinities and NaN are results here, as they are in the graph.
         with np.errstate(all="ignore"):
             return self._outputs(program)
