@@ -15,7 +15,7 @@ from graphopt.ensembles import checks
 from graphopt.ensembles.compose import Composition
 from graphopt.ensembles.expression import Expression, Member, Program, Soup, Stack
 from graphopt.ensembles.lower import lower
-from graphopt.ensembles.names import rebuilt, written_out
+from graphopt.ensembles.names import without_soups, written_out
 from graphopt.ensembles.provenance import Origin, write_provenance
 from graphopt.ensembles.soups import resolve
 from graphopt.ensembles.source import Source
@@ -131,7 +131,7 @@ def prepare(
     models = _Models(wanted, members or {}, limits, {} if files is None else files)
     outputs = written_out(wanted.program)
     notes: list[str] = []
-    resolved, made = _without_soups(outputs, models, notes)
+    resolved, made = _cooked(outputs, models, notes)
     used = dict.fromkeys(
         part.name for _, of in resolved for part in of.walk() if isinstance(part, Member)
     )
@@ -239,28 +239,23 @@ class _Models(Mapping[str, ir.Model]):
         return found
 
 
-def _without_soups(
+def _cooked(
     outputs: tuple[tuple[str | None, Expression], ...], models: _Models, notes: list[str]
 ) -> tuple[tuple[tuple[str | None, Expression], ...], dict[str, ir.Model]]:
     """Put members in the place of soups; return them by name, too."""
     made: dict[str, ir.Model] = {}
     names: dict[Soup, str] = {}
 
-    def member_for(soup: Soup) -> Member:
+    def cooked(soup: Soup) -> str:
         if soup not in names:
             count = len(names) + 1
             while (name := f"soup_{count}") in models or name in made:
                 count += 1
             names[soup] = name
             made[name] = resolve(soup, models, notes=notes)
-        return Member(names[soup])
+        return names[soup]
 
-    def replaced(expression: Expression) -> Expression:
-        if isinstance(expression, Soup):
-            return replace(member_for(expression), column=expression.column)
-        return rebuilt(expression, replaced)
-
-    return tuple((name, replaced(of)) for name, of in outputs), made
+    return tuple((name, without_soups(of, cooked)) for name, of in outputs), made
 
 
 def _check_complete(outputs: tuple[tuple[str | None, Expression], ...]) -> None:

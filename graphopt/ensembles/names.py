@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from graphopt.ensembles.expression import Expression, Member, Program
+from graphopt.ensembles.expression import Expression, Member, Program, Soup
 
 
 def written_out(program: Program) -> tuple[tuple[str | None, Expression], ...]:
@@ -32,6 +32,18 @@ def substituted(expression: Expression, named: Mapping[str, Expression]) -> Expr
     if isinstance(expression, Member):
         return named.get(expression.name, expression)
     return rebuilt(expression, lambda child: substituted(child, named))
+
+
+def without_soups(expression: Expression, cooked: Callable[[Soup], str]) -> Expression:
+    """Return an expression with members in the place of soups.
+
+    Args:
+        expression: It.
+        cooked: Returns what the member is called that a soup becomes.
+    """
+    if isinstance(expression, Soup):
+        return Member(cooked(expression), column=expression.column)
+    return rebuilt(expression, lambda child: without_soups(child, cooked))
 
 
 def rebuilt(expression: Expression, change: Callable[[Expression], Expression]) -> Expression:

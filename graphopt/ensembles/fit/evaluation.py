@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.ensembles.expression import Expression, Member, Program, Soup
-from graphopt.ensembles.names import rebuilt
+from graphopt.ensembles.expression import Program, Soup
+from graphopt.ensembles.names import without_soups
 from graphopt.ensembles.reference import Reference, Sessions
 from graphopt.ensembles.soups import resolve
 from graphopt.errors import GraphoptError
@@ -69,24 +69,21 @@ class Evaluation:
         Raises:
             GraphoptError: It does not fit the members, or an output has no samples along axis 0.
         """
-        program = self._without_soups(program)
+        program = Program(
+            tuple((name, without_soups(of, self._cooked)) for name, of in program.statements)
+        )
         parts = [reference.outputs(program) for reference in self._references]
         return {name: _joined(name, [part[name] for part in parts]) for name in parts[0]}
 
-    def _without_soups(self, program: Program) -> Program:
-        """Give each soup the name of a member with its weights."""
-        return Program(tuple((name, self._plain(of)) for name, of in program.statements))
-
-    def _plain(self, expression: Expression) -> Expression:
-        if not isinstance(expression, Soup):
-            return rebuilt(expression, self._plain)
-        if expression not in self._soups:
+    def _cooked(self, soup: Soup) -> str:
+        """Return the name of a member with the weights of a soup."""
+        if soup not in self._soups:
             name = f"soup_{len(self._soups)}"
             while name in self._members:
                 name = f"{name}_"
-            self.add(name, resolve(expression, self._members))
-            self._soups[expression] = name
-        return Member(self._soups[expression])
+            self.add(name, resolve(soup, self._members))
+            self._soups[soup] = name
+        return self._soups[soup]
 
 
 def _inputs(
