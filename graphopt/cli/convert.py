@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from graphopt.cli.streams import beside, check_streams
+from graphopt.cli.tolerance_options import tolerance_of, tolerance_options
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ if TYPE_CHECKING:
 @click.option(
     "--keep-source-paths", is_flag=True, help="Keep stack traces and folders in metadata."
 )
-@click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance of the comparison.")
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of the comparison.")
+@tolerance_options
 @click.option(
     "--external-data/--no-external-data",
     default=None,
@@ -141,10 +141,8 @@ def command(
     """
     from graphopt.convert import Options, convert, parse_shape
     from graphopt.report.json_file import write_json
-    from graphopt.runtime.difference import Tolerance
 
     check_streams(output, json_file)
-    tolerance = None if rtol is None and atol is None else Tolerance(rtol or 0.0, atol or 0.0)
     options = Options(
         opset=opset,
         input_names=input_names,
@@ -160,7 +158,7 @@ def command(
         trust=trust,
         cleanup=cleanup,
         keep_source_paths=keep_source_paths,
-        tolerance=tolerance,
+        tolerance=tolerance_of(rtol, atol),
     )
     conversion = convert(source, framework=framework, options=options)
     for note in conversion.notes:

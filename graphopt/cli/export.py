@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graphopt.cli.tolerance_options import tolerance_of, tolerance_options
+
 if TYPE_CHECKING:
     from graphopt.convert.export import Export
 
@@ -23,8 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option("--to", "target", required=True, metavar="TARGET", help="openvino.")
 @click.option("--data", metavar="NPZ", help="Inputs to compare on [made up].")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Relative tolerance of the comparison.")
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute tolerance of the comparison.")
+@tolerance_options
 @click.option("--json", "json_file", metavar="FILE", help="Write the results as JSON; - is stdout.")
 def command(
     model: str,
@@ -41,10 +42,8 @@ def command(
     """
     from graphopt.convert.export import export
     from graphopt.report.json_file import write_json
-    from graphopt.runtime.difference import Tolerance
 
-    tolerance = None if rtol is None and atol is None else Tolerance(rtol or 0.0, atol or 0.0)
-    done = export(model, output, target, data=data, tolerance=tolerance)
+    done = export(model, output, target, data=data, tolerance=tolerance_of(rtol, atol))
     for note in done.notes:
         click.echo(f"graphopt: {note}", err=True)
     if json_file is not None:
