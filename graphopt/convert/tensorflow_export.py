@@ -9,16 +9,23 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.version_converter
 import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish
 from graphopt.convert.layout import to_channels_first
+from graphopt.convert.onnx_opset import to_opset
 from graphopt.convert.tensorflow_examples import given_examples, made_up_examples
 from graphopt.convert.tensorflow_handlers import HANDLERS
 from graphopt.convert.tensorflow_interface import Interface, name_interface, name_output_dims
-from graphopt.convert.tensorflow_network import Input, Network, reason, unique_names
+from graphopt.convert.tensorflow_network import (
+    Input,
+    Network,
+    Sizes,
+    reason,
+    sizes_of,
+    unique_names,
+)
 from graphopt.errors import GraphoptError
 from graphopt.model import scopes
 from graphopt.runtime.feeds import Array, Batch
@@ -143,7 +150,7 @@ def fixed_notes(inputs: Sequence[Input], dims: Sequence[_Dims], options: Options
 
 def _model(
     network: Network, dims: Sequence[_Dims], options: Options
-) -> tuple[ir.Model, list[tuple[int | None, ...] | None]]:
+) -> tuple[ir.Model, list[Sizes | None]]:
     """Export, and name inputs, outputs and dimensions; also return TensorFlow's output shapes."""
     traced = _traced(network, dims)
     found = network.outputs or tuple(f"output_{i}" for i in range(len(traced.outputs)))
@@ -158,11 +165,7 @@ def _model(
     held = [f"{_PREFIX}{position}:0" for position in range(len(names))]
     outputs = unique_names(found, "output", network.source)
     name_interface(model, Interface(held, names, dtypes, dims, outputs))
-    shapes = [
-        None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-        for tensor in traced.outputs
-    ]
-    return model, shapes
+    return model, [sizes_of(tensor.shape) for tensor in traced.outputs]
 
 
 def numpy_dtype(item: Input) -> Any:
@@ -244,7 +247,7 @@ def finished_export(proto: onnx.ModelProto, opset: int | None, source: str) -> i
     model.graph.doc_string = None
     _refuse_unknown_operators(model, source)
     if opset is not None and opset > NEWEST_OPSET:
-        model = _upgraded(model, opset, source)
+        to_opset(model, opset, source)
     return model
 
 
@@ -263,21 +266,6 @@ def _refuse_unknown_operators(model: ir.Model, source: str) -> None:
             file=source,
             fix="take that part out of the model, or write it with other operators",
         )
-
-
-def _upgraded(model: ir.Model, opset: int, source: str) -> ir.Model:
-    newest = onnx.defs.onnx_opset_version()
-    if opset > newest:
-        raise GraphoptError(f"opset {opset} does not exist; {newest} is the newest", file=source)
-    try:
-        return ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(model), opset))
-    except Exception as error:
-        # The converter raises plain RuntimeErrors.
-        raise GraphoptError(
-            f"cannot be brought from opset {NEWEST_OPSET} to {opset}: {reason(error)}",
-            file=source,
-            fix=f"ask for --opset {NEWEST_OPSET}",
-        ) from error
 
 
 @contextlib.contextmanager

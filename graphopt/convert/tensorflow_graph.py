@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.convert.tensorflow_network import Input, Network, reason
+from graphopt.convert.tensorflow_network import Input, Network, reason, sizes_of
 from graphopt.convert.tensorflow_screen import screen_graph
 from graphopt.errors import GraphoptError
 
@@ -82,7 +82,7 @@ def _network(path: Path, graph: Any, inputs: Sequence[str], outputs: Sequence[st
         str(path),
         call,
         tuple(
-            Input(_shown(name), tensor.dtype, _sizes(tensor.shape))
+            Input(_shown(name), tensor.dtype, sizes_of(tensor.shape))
             for name, tensor in zip(inputs, tensors, strict=True)
         ),
         tuple(_shown(name) for name in outputs),
@@ -134,7 +134,3 @@ def _tensor(name: str) -> str:
 def _shown(name: str) -> str:
     """Call a node's first output by the node's name."""
     return name.removesuffix(":0").replace(":", "_")
-
-
-def _sizes(shape: Any) -> tuple[int | None, ...] | None:
-    return None if shape.rank is None else tuple(shape.as_list())

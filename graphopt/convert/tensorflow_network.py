@@ -57,6 +57,11 @@ class Network:
     examples: tuple[Array, ...] | None = None
 
 
+def sizes_of(shape: Any) -> Sizes | None:
+    """Return the sizes of TensorFlow's shape; None: of any rank."""
+    return None if shape.rank is None else tuple(shape.as_list())
+
+
 def reason(error: BaseException) -> str:
     """Name an error and the first line that says something, without TensorFlow's traces."""
     return first_line(error, _TRACE)

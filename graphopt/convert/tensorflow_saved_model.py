@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphopt.convert.tensorflow_network import Input, Network, reason
+from graphopt.convert.tensorflow_network import Input, Network, reason, sizes_of
 from graphopt.convert.tensorflow_screen import screen_graph, screen_saved_model
 from graphopt.errors import GraphoptError
 
@@ -76,7 +76,7 @@ def _network(source: str, loaded: object, function: Any) -> Network:
         results = function(**dict(zip(names, tensors, strict=True)))
         return [results[name] for name in outputs]
 
-    inputs = tuple(Input(name, specs[name].dtype, _sizes(specs[name].shape)) for name in names)
+    inputs = tuple(Input(name, specs[name].dtype, sizes_of(specs[name].shape)) for name in names)
     return Network(source, call, inputs, outputs, loaded)
 
 
@@ -84,7 +84,3 @@ def _natural(name: str) -> list[tuple[int, str]]:
     """Order names with their numbers by size: the file is a map, which has no order."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
-def _sizes(shape: Any) -> tuple[int | None, ...] | None:
-    return None if shape.rank is None else tuple(shape.as_list())
