@@ -54,8 +54,10 @@ def export(
         GraphoptError: skl2onnx has no way to write one of its parts, which is named.
     """
     from graphopt.convert.sklearn_converters import register_booster, register_converters
+    from graphopt.convert.sklearn_functions import register_functions
 
     register_converters()
+    register_functions()
     for _, part in parts(estimator):
         if is_boosted(part):
             kind: Any = type(part)
@@ -240,12 +242,14 @@ def _check_supported(estimator: Any, source: str) -> None:
     from skl2onnx._supported_operators import sklearn_operator_name_map
     from skl2onnx.common._registration import _converter_pool
 
+    from graphopt.convert.sklearn_functions import is_known
+
     for path, part in parts(estimator):
         kind = type(part)
         known = (
             kind in sklearn_parsers_map or sklearn_operator_name_map.get(kind) in _converter_pool
         )
-        own_code = kind.__name__ == "FunctionTransformer" and part.func is not None
+        own_code = kind.__name__ == "FunctionTransformer" and not is_known(part)
         if (known or hasattr(part, "onnx_converter")) and not own_code:
             continue
         where = f" ({path} of the {type(estimator).__name__})" if path else ""

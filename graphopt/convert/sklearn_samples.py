@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.convert.sklearn_boosting import booster_splits, is_boosted
+from graphopt.convert.sklearn_functions import domain_of
 from graphopt.runtime.feeds import Array
 
 _SPREADS = (("mean_", "scale_"), ("center_", "scale_"))
@@ -76,7 +77,7 @@ def _range(leaf: Any, column: int) -> tuple[float, float]:
     if splits:
         margin = 0.1 * (max(splits) - min(splits)) + 0.5
         return min(splits) - margin, max(splits) + margin
-    return -2.0, 2.0
+    return domain_of(leaf) or (-2.0, 2.0)
 
 
 def _texts(leaf: Any, column: int, count: int, random: np.random.Generator) -> Array:

@@ -166,11 +166,11 @@ def test_features_on_a_threshold_fall_on_its_side() -> None:
 
 
 def test_step_that_cannot_be_written_is_named() -> None:
-    estimator = make_pipeline(FunctionTransformer(np.log1p), linear_model.Ridge()).fit(X, Y)
+    estimator = make_pipeline(FunctionTransformer(np.cbrt), linear_model.Ridge()).fit(X, Y)
     with pytest.raises(GraphoptError, match=r"FunctionTransformer \(step 'functiontransformer' of"):
         converted(estimator)
     nested = ensemble.VotingRegressor(
-        [("own", make_pipeline(FunctionTransformer(np.sqrt), linear_model.Ridge()))]
+        [("own", make_pipeline(FunctionTransformer(np.nan_to_num), linear_model.Ridge()))]
     ).fit(X, Y)
     with pytest.raises(GraphoptError, match="estimator 'own', step 'functiontransformer'"):
         converted(nested)
