@@ -34,7 +34,8 @@ _WITHOUT_RULE = {
     ),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear"),
-        "with one scale for each lane it would not be fused into integer products any more",
+        "with one scale for each lane, ONNX Runtime makes an integer product of it that takes one"
+        " only, and fails",
     ),
 }
 
