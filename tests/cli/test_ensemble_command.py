@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import scipy.special
 from click.testing import CliRunner, Result
 
 from graphopt.cli.ensemble import command
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.model import load, save
 from graphopt.runtime.session import Session
+
+softmax = partial(scipy.special.softmax, axis=-1)
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MEMBERS = {name: FIXTURES / f"digits_{name}.onnx" for name in ("cnn", "mlp", "resnet")}
@@ -33,11 +37,6 @@ def done(result: Result) -> str:
 
 def outputs(path: Path, x: np.ndarray) -> np.ndarray:
     return Session(load(path)).run({"image": x})["logits"]
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 @pytest.fixture(scope="module")

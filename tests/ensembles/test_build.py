@@ -6,13 +6,14 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import scipy.special
 
 import graphopt
 from graphopt.ensembles import functions
@@ -23,6 +24,8 @@ from graphopt.ensembles.verification import verify
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Feeds
 from graphopt.runtime.session import Session
+
+_soft = partial(scipy.special.softmax, axis=-1)
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 BATCHES = (1, 7, 32)
@@ -43,11 +46,6 @@ def _session(name: str) -> Session:
 
 def _used(text: str) -> dict[str, Path]:
     return {name: path for name, path in DIGITS.items() if name in text}
-
-
-def _soft(y: np.ndarray) -> np.ndarray:
-    powers = np.exp(y - y.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def _votes(*scores: np.ndarray) -> np.ndarray:

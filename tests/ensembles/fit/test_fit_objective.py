@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
+import scipy.special
 
 from graphopt.ensembles.fit.combination import find
 from graphopt.ensembles.fit.folds import folds
@@ -9,13 +12,10 @@ from graphopt.ensembles.fit.objective import Loss, Unfit
 from graphopt.ensembles.text import parse
 from graphopt.errors import GraphoptError
 
+softmax = partial(scipy.special.softmax, axis=-1)
+
 ROWS = np.arange(40)
 HALF = np.array([0.25, 0.75])
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    shifted = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 def drawn(*shape: int) -> tuple[list[np.ndarray], np.ndarray]:

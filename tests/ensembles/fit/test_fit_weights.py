@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import scipy.special
 
 from graphopt.ensembles.expression import Combine, Member, Program, Sum
 from graphopt.ensembles.fit import METHODS, fit_weights
@@ -14,6 +16,8 @@ from graphopt.errors import GraphoptError
 from graphopt.model import load
 from graphopt.runtime.feeds import Feeds, open_feeds
 from graphopt.runtime.session import Session
+
+softmax = partial(scipy.special.softmax, axis=-1)
 
 FIXTURES = Path(__file__).parents[3] / "fixtures"
 NAMES = ("cnn", "mlp", "resnet", "separable")
@@ -48,11 +52,6 @@ def linear(scale: float, seed: int = 0) -> ir.Model:
         {{ a = Slice(x, zero, one, one)  b = Mul(a, s)  t = Transpose <perm = [1, 0]> (w)
            c = MatMul(x, t)  y = Add(b, c) }}"""
     )
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    shifted = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
 def outputs(models: dict[str, ir.Model], feeds: Feeds) -> dict[str, np.ndarray]:
