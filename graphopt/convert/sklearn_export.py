@@ -55,9 +55,11 @@ def export(
     """
     from graphopt.convert.sklearn_converters import register_booster, register_converters
     from graphopt.convert.sklearn_functions import register_functions
+    from graphopt.convert.sklearn_stacking import register_stacking
 
     register_converters()
     register_functions()
+    register_stacking()
     for _, part in parts(estimator):
         if is_boosted(part):
             kind: Any = type(part)
