@@ -56,10 +56,12 @@ def export(
     from graphopt.convert.sklearn_converters import register_booster, register_converters
     from graphopt.convert.sklearn_functions import register_functions
     from graphopt.convert.sklearn_stacking import register_stacking
+    from graphopt.convert.sklearn_targets import register_targets
 
     register_converters()
     register_functions()
     register_stacking()
+    register_targets()
     for _, part in parts(estimator):
         if is_boosted(part):
             kind: Any = type(part)
@@ -232,6 +234,8 @@ def parts(estimator: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         ]
         if hasattr(estimator, "final_estimator_"):
             named.append(("the final estimator", estimator.final_estimator_))
+    elif kind == "TransformedTargetRegressor":
+        named = [("the regressor", estimator.regressor_)]
     elif hasattr(estimator, "best_estimator_"):
         named = [("the best estimator", estimator.best_estimator_)]
     for name, inner in named:

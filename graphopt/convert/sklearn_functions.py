@@ -110,12 +110,26 @@ _COMPOSED: dict[str, Callable[[_Writer, str], str]] = {
 def is_known(transformer: Any) -> bool:
     """Whether the function of a FunctionTransformer can be written."""
     function = transformer.func
-    return function is None or (
+    return function is None or (is_function(function) and not transformer.kw_args)
+
+
+def is_function(function: Any) -> bool:
+    """Whether a function is one of numpy's that can be written."""
+    return (
         isinstance(function, np.ufunc)
         and function.__name__ in _ALIKE.keys() | _COMPOSED.keys()
         and getattr(np, function.__name__, None) is function
-        and not transformer.kw_args
     )
+
+
+def write_function(
+    nodes: ContainerNodes, function: Any, x: str, dtype: type[np.floating[Any]]
+) -> str:
+    """Write a function of numpy over floats of a type."""
+    name = function.__name__
+    if name in _ALIKE:
+        return nodes.node(_ALIKE[name], [x])
+    return _COMPOSED[name](_Writer(nodes, dtype), x)
 
 
 @functools.cache
@@ -153,10 +167,6 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     if function is not None:
         names = [nodes.node("Cast", [name], to=11 if doubles else 1) for name in names]
     x = names[0] if len(names) == 1 else nodes.node("Concat", names, axis=1)
-    if function is None:
-        nodes.into(output.full_name, "Identity", [x])
-    elif function.__name__ in _ALIKE:
-        nodes.into(output.full_name, _ALIKE[function.__name__], [x])
-    else:
-        writer = _Writer(nodes, np.float64 if doubles else np.float32)
-        nodes.into(output.full_name, "Identity", [_COMPOSED[function.__name__](writer, x)])
+    if function is not None:
+        x = write_function(nodes, function, x, np.float64 if doubles else np.float32)
+    nodes.into(output.full_name, "Identity", [x])
