@@ -3,7 +3,8 @@
     python benchmarks/calibration.py run [--rounds 3] [--models NAME ...]
 
 Each measurement is a process of its own; rounds are interleaved, and medians reported. All tools
-watch every value of the main graph, on the same seeded samples, with one thread for operators.
+watch every value of the main graph, on the same seeded samples, with as many threads for operators
+as ONNX Runtime chooses.
 `seconds` is that of calibration alone: from the model in a file and samples in memory to all
 ranges. The memory of a process that only imports and loads is in the first row.
 """
@@ -246,6 +247,7 @@ def report(rows: list[Row], rounds: int, path: Path) -> None:
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,
         "rounds": rounds,
+        "load": round(os.getloadavg()[2], 1),
         "rows": [asdict(row) for row in rows],
         "ratios": ratios(rows),
     }
@@ -256,6 +258,8 @@ def report(rows: list[Row], rounds: int, path: Path) -> None:
         "",
         f"Python {record['python']}, onnxruntime {record['onnxruntime']}, {record['machine']};"
         f" medians of {rounds} interleaved rounds, all values of the main graph watched.",
+        f"Over the last 15 minutes {record['load']} processes wanted to run on average: where that"
+        " is more than there are processors, seconds tell little, and CPU seconds more.",
         "",
     ]
     for part in (record["rows"], record["ratios"]):
