@@ -157,12 +157,15 @@ class _Divergence:
         size = self._counts.size
         start, stop = 0, size
         for _ in range(2 if zero and zero + 1 < size else 1):
+            before = start
             stops = _places(max(zero + 1, start + self._levels), size)
             stop = int(stops[np.argmin(self.of(np.full_like(stops, start), stops))])
             starts = zero - _places(max(0, zero - stop + self._levels), zero)
             starts = starts[stop - starts >= self._levels]
             if starts.size:
                 start = int(starts[np.argmin(self.of(starts, np.full_like(starts, stop)))])
+            if start == before:
+                break
         return start, stop
 
     def of(self, starts: Array, stops: Array) -> Array:
@@ -170,9 +173,11 @@ class _Divergence:
         total = self._sums[-1]
         if not total:
             return np.zeros(starts.size)
-        edges = np.arange(self._levels + 1) * (stops - starts)[:, None]
-        edges = starts[:, None] - (-edges // self._levels)
-        inside, held = np.diff(self._sums[edges]), np.diff(self._held[edges])
+        # Run i begins at start + i * (stop - start) / levels, rounded up.
+        edges = np.arange(self._levels + 1) * (stops - starts)[:, None] + (self._levels - 1)
+        edges //= self._levels
+        edges += starts[:, None]
+        inside, held = np.diff(self._sums.take(edges)), np.diff(self._held.take(edges))
         kept = inside.sum(axis=1)
         reference, entropy = inside.copy(), self._logs[stops] - self._logs[starts]
         for end, level, beyond in (
@@ -185,9 +190,12 @@ class _Divergence:
             reference[:, level] += beyond
             held[:, level] += (last == 0) & (beyond > 0)
         # What only outliers fill is stored as nothing; but log 0 would forbid all clipping.
-        stored = inside / np.maximum(held, 1) / np.maximum(kept, 1)[:, None]
-        stored = np.maximum(stored, 1e-4 / total)
-        cross = (reference * np.log(stored)).sum(axis=1)
+        stored = np.maximum(held, 1, out=held)
+        np.divide(inside, held, out=stored)
+        stored /= np.maximum(kept, 1)[:, None]
+        np.maximum(stored, 1e-4 / total, out=stored)
+        reference *= np.log(stored, out=stored)
+        cross = reference.sum(axis=1)
         found: Array = np.where(kept > 0, (entropy - cross) / total - np.log(total), np.inf)
         return found
 
