@@ -167,7 +167,10 @@ def _rewire(model: ir.Model, estimator: Any, wanted: Sequence[Output], batch: Ba
     outputs = list(graph.outputs)
     names = {value.name for value in outputs}
     parts = [item for item in wanted if item.part is not None]
-    if parts:
+    joined = _joined(outputs[1], len(parts)) if parts else None
+    if joined is not None:
+        outputs = [outputs[0], *_taken_apart(graph, joined, parts, last_of(estimator).classes_)]
+    elif parts:
         found = Session(model, title="the exported model").run(batch)
         scores = outputs[1]
         classes = last_of(estimator).classes_
@@ -179,6 +182,8 @@ def _rewire(model: ir.Model, estimator: Any, wanted: Sequence[Output], batch: Ba
     del outputs[len(wanted) :]
     graph.outputs.clear()
     graph.outputs.extend(outputs)
+    if joined is not None:
+        graph.remove(joined, safe=True)
     for value, item in zip(outputs, wanted, strict=True):
         if item.name not in names or value.name != item.name:
             value.name = item.name
@@ -197,6 +202,33 @@ def remove_zipmaps(graph: ir.Graph) -> None:
                     name, mapped.name = mapped.name, None
                     plain.name = name
             graph.remove(node, safe=True)
+
+
+def _joined(scores: ir.Value, targets: int) -> ir.Node | None:
+    """The node that joins the probabilities of all targets; None: there is no such."""
+    node = scores.producer()
+    if node is None or node.op_type != "Concat" or node.attributes.get_int("axis") != 0:
+        return None
+    return node if len(node.inputs) == targets and not scores.uses() else None
+
+
+def _taken_apart(
+    graph: ir.Graph, joined: ir.Node, parts: Sequence[Output], classes: Sequence[Array]
+) -> list[ir.Value]:
+    """Take each target's probabilities from where they are not joined yet, (1, batch, classes).
+
+    Those with different numbers of classes cannot be joined, although skl2onnx does.
+    """
+    made = []
+    for value, item, own in zip(joined.inputs, parts, classes, strict=True):
+        shape = ir.tensor(np.array([-1, len(own)], np.int64))
+        target = ir.Value(name=f"{item.name}_shape", const_value=shape)
+        graph.initializers.add(target)
+        node = ir.node("Reshape", [value, target])
+        node.outputs[0].type = joined.outputs[0].type
+        graph.append(node)
+        made.append(node.outputs[0])
+    return made
 
 
 def _part(graph: ir.Graph, scores: ir.Value, item: Output, found: Any, classes: int) -> ir.Value:

@@ -127,6 +127,7 @@ def test_several_targets_have_probabilities_each() -> None:
     for estimator in (
         ensemble.RandomForestClassifier(3, random_state=0),
         MultiOutputClassifier(linear_model.LogisticRegression(max_iter=500, tol=1e-2)),
+        neighbors.KNeighborsClassifier(),
     ):
         estimator.fit(X, targets)
         model, _ = converted(estimator)
@@ -135,6 +136,13 @@ def test_several_targets_have_probabilities_each() -> None:
         _, *found = outputs(model, X=X[:7].astype(np.float32))
         for array, expected in zip(found, estimator.predict_proba(X[:7]), strict=True):
             np.testing.assert_allclose(array, expected, atol=1e-5)
+
+
+def test_neighbours_of_several_numbers() -> None:
+    estimator = neighbors.KNeighborsRegressor().fit(X, np.stack([Y, 2.5 * Y], axis=1))
+    model, _ = converted(estimator)
+    (found,) = outputs(model, X=X[:7].astype(np.float32))
+    np.testing.assert_allclose(found, estimator.predict(X[:7]), rtol=1e-6)
 
 
 def test_categories_of_histogram_boosting_and_missing_values_are_kept() -> None:
