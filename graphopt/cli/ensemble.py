@@ -155,11 +155,8 @@ class _Job:
 
     def _check_usage(self) -> None:
         from graphopt.model.atomic import check_target
-        from graphopt.runtime.providers import check_known, parse_provider
 
         settings = self.settings
-        for provider in self.options.providers:
-            check_known(parse_provider(provider))
         check_streams(self.output, settings.json_target)
         for target in (self.output, settings.json_target):
             if target is not None and str(target) != STREAM:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from graphopt.cli.limit_options import LIMIT_OPTIONS, F, with_options
+from graphopt.cli.provider_option import provider_option
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -35,12 +36,8 @@ _OPTIONS = (
         help="Samples: FILE.npz, a folder of such files, or module:function. Without, checks run "
         "on seeded random inputs.",
     ),
-    click.option(
-        "--provider",
-        "providers",
-        multiple=True,
-        metavar="NAME",
-        help="Execution provider to run models on, the preferred one first; repeatable.",
+    provider_option(
+        help="Execution provider to run models on, the preferred one first; repeatable."
     ),
     click.option("--seed", type=int, help="Seed of everything random.  [default: 0]"),
     click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from graphopt.cli.limit_options import LIMIT_OPTIONS, F, with_options
+from graphopt.cli.provider_option import provider_option
 from graphopt.cli.streams import errors_of
 
 if TYPE_CHECKING:
@@ -23,13 +24,8 @@ _OPTIONS = (
         help="Samples: FILE.npz, a folder of such files, or module:function. Without, seeded "
         "inputs are made up.",
     ),
-    click.option(
-        "--provider",
-        "providers",
-        multiple=True,
+    provider_option(
         default=("cpu",),
-        show_default=True,
-        metavar="NAME",
         help="Execution provider: cpu, cuda, any name that ONNX Runtime offers, or Name=library.so;"
         " with options as in cuda:device_id=0,use_tf32=0; repeatable.",
     ),

@@ -128,3 +128,27 @@ def test_a_check_says_no_to_a_reader_that_goes_away(model: Path, tmp_path: Path)
     done = without_reader("validate", model, other)
     assert done.returncode == 1
     assert b"differs" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "-o", "o.onnx", "-p", "cleanup"),
+        ("validate", "in.onnx"),
+        ("bench",),
+        ("bisect", "-p", "cleanup"),
+    ],
+)
+def test_what_is_no_execution_provider_is_bad_usage(
+    model: Path,
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(model.parent)
+    command, *options = arguments
+    assert called(monkeypatch, command, model, *options, "--provider", "Foo") == 2
+    said = capfd.readouterr().err
+    assert said.startswith("graphopt: there is no execution provider 'Foo'; use cpu, cuda")
+    assert said.count("\n") == 1
+    assert not Path("o.onnx").exists()

@@ -71,7 +71,7 @@ def test_json_holds_everything_and_goes_to_stdout_alone(models: tuple[Path, Path
     reference, candidate, data = models
     result = validate(
         *(reference, candidate, "--data", data, "--metric", "accuracy", "--by-node"),
-        *("--provider", "cpu", "--provider", "NoSuchExecutionProvider", "--json", "-"),
+        *("--provider", "cpu", "--provider", "QNNExecutionProvider", "--json", "-"),
     )
     record = json.loads(result.stdout)
     assert record["passed"] is False
@@ -88,7 +88,7 @@ def test_json_holds_everything_and_goes_to_stdout_alone(models: tuple[Path, Path
 
 def test_absent_providers_are_shown_and_can_be_required(models: tuple[Path, Path, Path]) -> None:
     reference = models[0]
-    providers = ("--provider", "cpu", "--provider", "NoSuchExecutionProvider")
+    providers = ("--provider", "cpu", "--provider", "QNNExecutionProvider")
     result = validate(reference, reference, *providers)
     assert result.exception is None
     assert "absent" in result.stdout
