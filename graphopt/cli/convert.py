@@ -209,6 +209,7 @@ def _record(conversion: Conversion, saved: Saved) -> dict[str, object]:
         "bytes": saved.size,
         "opsets": dict(conversion.model.opset_imports),
         **_values(conversion),
+        "proven": bool(conversion.parity),
         "parity": conversion.parity,
         "notes": conversion.notes,
     }
@@ -228,4 +229,7 @@ def _print(conversion: Conversion, saved: Saved) -> None:
         for value in values:
             dtype = "?" if value.dtype is None else value.dtype.name
             out.print(plain(f"{kind} {value.name}: {dtype}{shape_text(dims_of(value) or ())}", 400))
-    out.print(parity_table("Against the source, on example inputs", conversion.parity))
+    if conversion.parity:
+        out.print(parity_table("Against the source, on example inputs", conversion.parity))
+    else:
+        out.print(plain("NOT PROVEN: nothing was compared with the source", 1000), soft_wrap=True)

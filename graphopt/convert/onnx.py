@@ -34,8 +34,9 @@ def convert(source: str, options: Options) -> Conversion:
         options: What to ask for.
 
     Raises:
-        GraphoptError: It cannot be read, or an operator has no equal in the opset asked for.
-        CheckFailed: ONNX Runtime computes something else than before.
+        GraphoptError: It cannot be read, or an operator has no equal in the opset asked for, or
+            ONNX Runtime or `onnx.checker` takes it neither before nor after.
+        CheckFailed: ONNX Runtime computes something else than before, or takes it no more.
     """
     _check_options(source, options)
     before = open_model(source)
@@ -46,7 +47,7 @@ def convert(source: str, options: Options) -> Conversion:
         after = cleaned(after, keep_notes=options.keep_source_paths)
     if options.opset is not None:
         to_opset(after, options.opset, source)
-    parity, more = compare_models(before, after, options)
+    parity, more = compare_models(before, after, source, options)
     rename_values(after.graph.inputs, options.input_names, "input")
     rename_values(after.graph.outputs, options.output_names, "output")
     avoid_clashes(after)
