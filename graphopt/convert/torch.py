@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +19,7 @@ from graphopt.convert.reasons import first_line
 from graphopt.convert.torch_arrays import to_numpy, to_torch
 from graphopt.convert.torch_batch import with_free_batch
 from graphopt.convert.torch_files import kind_of
+from graphopt.convert.torch_interface import dim_names, name_values
 from graphopt.convert.torch_network import Network, open_network
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch
@@ -26,7 +27,6 @@ from graphopt.runtime.feeds import Array, Batch
 if TYPE_CHECKING:
     import torch
 
-_BATCH = "batch"
 _LARGEST_SIZE = 2**31 - 1
 
 
@@ -55,9 +55,11 @@ def convert(source: str, options: Options) -> Conversion:
         program, freed = _program(network, options)
         model = _to_onnx(program, network.source, options.opset)
         rename_dims(model, {})
-        names, notes = _dim_names(model, program, options)
+        name_values(model, program)
+        examples = _examples(model, network)
+        names, notes = dim_names(model, program, options, examples)
     rename_dims(model, names)
-    ranges = {names[symbol]: sizes for symbol, sizes in _ranges(program).items() if symbol in names}
+    ranges = _ranges(program, names)
     notes += freed if network.settled is None else [f"every size is fixed: {network.settled}"]
     notes += [
         f"{name} may go from {low} to {'any size' if high == _LARGEST_SIZE else high}:"
@@ -68,7 +70,7 @@ def convert(source: str, options: Options) -> Conversion:
     with quiet():
         return finish(
             model,
-            _examples(model, network),
+            examples,
             _reference(network, program),
             options,
             ranges=ranges,
@@ -214,58 +216,18 @@ def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | No
     return model
 
 
-def _dim_names(
-    model: ir.Model, program: torch.export.ExportedProgram, options: Options
-) -> tuple[dict[str, str], list[str]]:
-    """Name the symbols of torch: as asked, `batch` along axis 0, else by input and axis."""
-    names: dict[str, str] = {}
-    notes: list[str] = []
-    inputs = [value for value in model.graph.inputs if value.name and value.shape is not None]
-    for value in inputs:
-        assert value.name is not None
-        assert value.shape is not None
-        wanted = options.dynamic_shapes.get(value.name)
-        for axis, dim in enumerate(value.shape):
-            name = wanted[axis] if wanted is not None and axis < len(wanted) else None
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                if isinstance(name, str):
-                    names[dim.value] = name
-            elif isinstance(name, str):
-                raise GraphoptError(
-                    f"axis {axis} of {value.name} is {dim} in the program and cannot vary",
-                    fix="export the program with dynamic_shapes, or leave the axis as it is",
-                )
-    for value in inputs:
-        assert value.shape is not None
-        for axis, dim in enumerate(value.shape):
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                free = (
-                    _BATCH
-                    if axis == 0 and _BATCH not in names.values()
-                    else f"{value.name}_dim_{axis}"
-                )
-                names.setdefault(dim.value, free)
-        first = value.shape[0] if len(value.shape) else None
-        if (
-            not options.static
-            and value.name not in options.dynamic_shapes
-            and isinstance(first, int)
-        ):
-            notes.append(_static_note(value.name or "", first, program))
-    return names, notes
-
-
-def _static_note(name: str, size: int, program: torch.export.ExportedProgram) -> str:
-    why = "the program fixes it" if program.range_constraints else "it was exported so"
-    return f"axis 0 of {name} stays {size}: {why}; torch.export with dynamic_shapes frees it"
-
-
-def _ranges(program: torch.export.ExportedProgram) -> dict[str, tuple[int, int]]:
-    return {
-        # torch starts at 2 where it only means that a size of 1 was not traced.
-        str(symbol): (low if (low := _bounded(allowed.lower)) > 2 else 1, _bounded(allowed.upper))
-        for symbol, allowed in program.range_constraints.items()
-    }
+def _ranges(
+    program: torch.export.ExportedProgram, names: Mapping[str, str]
+) -> dict[str, tuple[int, int]]:
+    """Return the sizes that each named dimension may take: those of all symbols of its name."""
+    ranges: dict[str, tuple[int, int]] = {}
+    for symbol, allowed in program.range_constraints.items():
+        if (name := names.get(str(symbol))) is not None:
+            lowest, highest = ranges.get(name, (1, _LARGEST_SIZE))
+            # torch starts at 2 where it only means that a size of 1 was not traced.
+            low = low if (low := _bounded(allowed.lower)) > 2 else 1
+            ranges[name] = max(lowest, low), min(highest, _bounded(allowed.upper))
+    return ranges
 
 
 def _bounded(size: Any) -> int:

@@ -1,0 +1,83 @@
+"""What inputs, outputs and dimensions of networks are called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from graphopt.convert import convert
+
+torch = pytest.importorskip("torch")
+
+HERE = Path(__file__).parent
+X = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+@pytest.fixture(autouse=True)
+def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    sys.modules.pop("torch_interfaces", None)
+
+
+def converted(name: str) -> ir.Model:
+    return convert(f"torch_interfaces:{name}").model
+
+
+def run(model: ir.Model, **feeds: np.ndarray) -> dict[str, np.ndarray]:
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def test_outputs_are_named_by_their_keys() -> None:
+    outputs = run(converted("keyed"), x=X)
+
+    assert list(outputs) == ["sum", "parts_0", "parts_1_0"]
+    np.testing.assert_array_equal(outputs["sum"], X + 1)
+    np.testing.assert_array_equal(outputs["parts_1_0"], X > 0)
+
+
+def test_outputs_are_named_by_fields_of_a_named_tuple() -> None:
+    outputs = run(converted("fields"), x=X)
+
+    assert list(outputs) == ["mean", "spread"]
+    np.testing.assert_allclose(outputs["spread"], X.std(axis=1, ddof=1), rtol=1e-6)
+
+
+def test_an_output_of_the_name_of_an_input_gets_another() -> None:
+    outputs = run(converted("keyed_as_input"), x=X)
+
+    assert list(outputs) == ["x_output", "again"]
+    np.testing.assert_array_equal(outputs["again"], X * 2)
+
+
+def test_an_input_that_is_returned_keeps_its_name() -> None:
+    model = converted("returning")
+
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    outputs = run(model, x=X)
+    assert next(iter(outputs)) == "x_output"
+    np.testing.assert_array_equal(outputs["x_output"], X)
+
+
+def test_the_batch_of_an_unused_input_is_the_batch() -> None:
+    dims = [
+        [dim if isinstance(dim, int) else dim.value for dim in value.shape or ()]
+        for value in converted("unused").graph.inputs
+    ]
+
+    # A table of another size is no batch, though nothing says more of it.
+    assert dims == [["batch", 3], ["batch", 4], ["table_dim_0", 4]]
