@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from graphopt.rewrite.selection import address
 from graphopt.rewrite.shapes import Shapes
 from passes.cleanup.determinism import determinism
 from passes.merge.stack_members.classes import Classes
-from passes.merge.stack_members.drafts import needed
+from passes.merge.stack_members.drafts import Wire, needed
 from passes.merge.stack_members.edits import Edits, Joining
 from passes.merge.stack_members.joins import Join, joins
 from passes.merge.stack_members.layouts import Refused
@@ -44,7 +44,8 @@ class Group:
         ends: Where each lane ends.
         lanes: How many there are.
         kind: What groups have in common that gain or lose alike.
-        before: How many nodes go.
+        before: How many nodes go. Those of a join that several groups shorten count for the first
+            group that has fewer nodes afterwards.
         after: How many come.
         refused: Why some operators were left apart.
     """
@@ -110,6 +111,7 @@ def groups(model: ir.Model, scope: Scope, opset: int, style: Style) -> Iterator[
         id(join): Joining(join, opset, shapes.dtype(join.node.outputs[0]) or ir.DataType.FLOAT)
         for join in found
     }
+    shortened: set[int] = set()
     for peers, ends in _components(alignment, found):
         planner = Planner(alignment, peers, ends, shapes, opset, columns=style.columns)
         try:
@@ -117,7 +119,10 @@ def groups(model: ir.Model, scope: Scope, opset: int, style: Style) -> Iterator[
         except Refused:
             continue  # what leaves the group cannot be taken apart: sizes are not known
         if planner.wires():
-            yield _group(scope, planner, peers, edits, joinings)
+            group = _group(scope, planner, peers, edits, joinings, shortened)
+            if group.after < group.before:
+                shortened.update(id(join) for join, _, _ in planner.parts)
+            yield group
 
 
 def left_apart(model: ir.Model, scope: Scope) -> Iterator[tuple[str, str]]:
@@ -202,12 +207,16 @@ def _group(
     peers: Sequence[Peers],
     edits: Edits,
     joinings: Mapping[int, Joining],
+    shortened: Container[int],
 ) -> Group:
     gone = {node: None for item in peers if item in planner.stacked for node in item.nodes}
-    combined = []
+    combined: list[Wire] = []
     for join, parts, used in planner.parts:
-        gone.update(dict.fromkeys(join.nodes))
-        combined.append(joinings[id(join)].combined(parts, used))
+        if id(join) in shortened:
+            combined += parts.values()
+        else:
+            gone.update(dict.fromkeys(join.nodes))
+            combined.append(joinings[id(join)].combined(parts, used))
     bare = Scope("", scope.graph)
     ends = tuple(address(node, bare) for node in peers[-1].nodes)
     return Group(
