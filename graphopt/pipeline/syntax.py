@@ -27,6 +27,9 @@ from graphopt.pipeline.registry import Registry, nearest
 MAX_TEXT = 65536
 """Characters of pipeline text; metadata of a hostile model may hold more, and nobody writes it."""
 
+MAX_PASSES = 1000
+"""In one pipeline, for the same reason."""
+
 _WINDOW = 72
 
 
@@ -161,6 +164,8 @@ class _Reader:
                 raise self._at(tree.right, "passes are joined by |")
             steps.append(tree.right)
             tree = tree.left
+            if len(steps) >= MAX_PASSES:
+                raise self._error(f"the pipeline has more than {MAX_PASSES:,} passes", 0)
         return [tree, *reversed(steps)]
 
     def _pass(self, step: ast.expr) -> Pass:

@@ -18,7 +18,7 @@ from toys import DropIdentity, Scale, registry
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
 from graphopt.pipeline.registry import Registry
-from graphopt.pipeline.syntax import MAX_TEXT, PipelineError, parse, unparse
+from graphopt.pipeline.syntax import MAX_PASSES, MAX_TEXT, PipelineError, parse, unparse
 
 
 class Method(enum.Enum):
@@ -222,6 +222,12 @@ def test_a_long_line_is_shown_around_the_column() -> None:
 def test_hostile_text_is_refused(text: str) -> None:
     with pytest.raises(GraphoptError):
         read(text)
+
+
+def test_passes_of_a_pipeline_are_limited() -> None:
+    assert len(read("|".join(["scale"] * MAX_PASSES))) == MAX_PASSES
+    with pytest.raises(PipelineError, match="more than 1,000 passes"):
+        read("|".join(["scale"] * (MAX_PASSES + 1)))
 
 
 def test_a_required_parameter_is_asked_for() -> None:
