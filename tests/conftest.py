@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
+
+# Examples are slow on busy machines; what they find does not depend on it.
+settings.register_profile("graphopt", deadline=None)
+settings.load_profile("graphopt")
 
 TOYS = Path(__file__).parent / "pipeline" / "toys.py"
 ENTRY_POINTS = """[graphopt.passes]

@@ -89,7 +89,7 @@ def states_equal(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", EXACT)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(parts=parts())
 def test_splits_and_merges_are_exact(kind: str, parts: Any) -> None:
     whole, pieces, order = parts
@@ -99,7 +99,7 @@ def test_splits_and_merges_are_exact(kind: str, parts: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ROUNDED)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 30), max_size=4))
 def test_sums_agree_up_to_rounding(kind: str, seed: int, cuts: list[int]) -> None:
     random = np.random.default_rng(seed)
@@ -112,7 +112,7 @@ def test_sums_agree_up_to_rounding(kind: str, seed: int, cuts: list[int]) -> Non
             np.testing.assert_allclose(found.state()[name], array, rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.integers(0, 9))
 def test_a_moving_average_merges_in_order(seed: int, cut: int) -> None:
     batches = list(np.random.default_rng(seed).standard_normal((9, 4)))
@@ -177,7 +177,7 @@ def test_nothing_but_sentinels_gives_no_range() -> None:
     assert found.masked == 6
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(batch=data(np.float64))
 def test_histograms_count_what_lies_in_their_bins(batch: Array) -> None:
     found = on(Histogram, batch)

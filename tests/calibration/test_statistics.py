@@ -9,7 +9,7 @@ from graphopt.calibration import ChannelSquares
 from graphopt.calibration.grouping import runs
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.integers(0, 6), st.sampled_from([0, 1, 2, -1, -2]), st.integers(0, 2**32 - 1))
 def test_batches_and_merges_give_what_all_samples_give(split: int, axis: int, seed: int) -> None:
     samples = np.random.default_rng(seed).standard_normal((6, 4, 5)).astype(np.float32)

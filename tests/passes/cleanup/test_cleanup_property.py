@@ -246,7 +246,7 @@ def is_run(proto: onnx.ModelProto, feeds: dict[str, Array]) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(st.integers(0, 11), st.integers(0, 2), st.integers(0, 63)),

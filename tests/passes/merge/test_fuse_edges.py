@@ -177,7 +177,7 @@ def networks(draw):
     return f"{HEADER.format(17)}g ({', '.join(inputs)}) => ({outputs}) {{\n {body}\n}}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(networks(), st.permutations(BOTH))
 def test_any_network_computes_the_same(text, passes):
     model = seeded(text)

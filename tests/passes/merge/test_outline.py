@@ -314,7 +314,7 @@ def test_parameters_are_checked(parameters: dict[str, Any]) -> None:
 UNARY = ("Exp", "Neg", "Sin", "Tanh", "Relu")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     block=st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=8

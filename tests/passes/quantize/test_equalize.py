@@ -172,7 +172,7 @@ def test_half_precision_stays_in_range() -> None:
 _STEPS = ("Relu", "LeakyRelu", "Abs", "Identity", "MaxPool", "Transpose", "Residual", "Depthwise")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(_STEPS), min_size=1, max_size=7), st.integers(0, 99))
 def test_random_chains_stay_equal(steps: list[str], seed: int) -> None:
     declared, nodes, last, kept = ["float[6,3,1,1] w0"], ["v0 = Conv(x, w0)"], "v0", "v0"

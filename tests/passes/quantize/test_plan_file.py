@@ -3,7 +3,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from graphopt.errors import GraphoptError
@@ -21,7 +21,6 @@ def test_gives_back_what_was_written(tmp_path):
     assert tomllib.loads(path.read_text())["version"] == 1
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(Form)))
 def test_any_name_survives(tmp_path_factory, forms):
     path = tmp_path_factory.mktemp("plan") / "plan.toml"

@@ -235,7 +235,7 @@ UNARY = ("Relu", "Neg", "Abs", "Sigmoid", "Tanh", "Identity")
 BINARY = ("Add", "Sub", "Mul", "Max", "Min")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_drawn_graphs(data: Any) -> None:
     count = data.draw(st.integers(1, 8))

@@ -235,7 +235,7 @@ def test_the_reference_evaluator_agrees() -> None:
     np.testing.assert_allclose(found, run(model, x=x)[0], rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_chains_of_layers_stay_within_their_steps(data: Any) -> None:
     widths = data.draw(st.lists(st.integers(1, 9), min_size=2, max_size=5))

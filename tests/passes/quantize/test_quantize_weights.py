@@ -80,7 +80,7 @@ def test_the_reference_evaluator_agrees(granularity: str, form: str, dtype: str)
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     summed=st.integers(1, 300),
     columns=st.integers(1, 9),

@@ -126,7 +126,7 @@ def convolution(
     """
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     groups=st.sampled_from([1, 2, 6]),
     kernel=st.integers(1, 3),

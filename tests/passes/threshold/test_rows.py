@@ -16,7 +16,7 @@ tied = hnp.arrays(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(tied, st.integers(-2, 45))
 def test_keep_largest_is_a_stable_sort_of_each_row(scores: Array, zeroed: int) -> None:
     expected = np.ones(scores.shape, np.bool_)
@@ -25,7 +25,7 @@ def test_keep_largest_is_a_stable_sort_of_each_row(scores: Array, zeroed: int) -
     np.testing.assert_array_equal(keep_largest(scores, zeroed), expected)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(tied, st.integers(1, 5), st.integers(1, 20))
 def test_keep_pattern_keeps_n_of_m(scores: Array, kept: int, more: int) -> None:
     of = kept + more

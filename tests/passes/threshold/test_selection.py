@@ -78,7 +78,7 @@ def select_from(
 
 
 @bounds
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scores=arrays, sparsity=st.floats(0, 1))
 def test_zeroes_what_a_stable_sort_puts_first(
     whole: int, scores: list[Array], sparsity: float
@@ -90,7 +90,7 @@ def test_zeroes_what_a_stable_sort_puts_first(
 
 
 @bounds
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(scores=arrays, sparsity=st.floats(0.01, 0.99))
 def test_threshold_is_what_partition_finds(
     whole: int, scores: list[Array], sparsity: float
@@ -107,7 +107,7 @@ def test_threshold_is_what_partition_finds(
 
 
 @bounds
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     scores=st.lists(
         hnp.arrays(np.float32, st.integers(1, 30), elements=few_values), min_size=1, max_size=4
