@@ -52,7 +52,11 @@ def kind_of(path: Path) -> Kind | None:
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
     except zipfile.BadZipFile as error:
-        raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+        raise GraphoptError(
+            "is a broken or truncated zip archive",
+            file=path,
+            fix="copy it, or save the model, again",
+        ) from error
     return None
 
 
@@ -116,7 +120,11 @@ def _config_of_archive(path: Path) -> bytes:
         try:
             return archive.read(_CONFIG)
         except (zipfile.BadZipFile, OSError, RuntimeError) as error:
-            raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+            raise GraphoptError(
+                "is a broken or truncated zip archive",
+                file=path,
+                fix="copy it, or save the model, again",
+            ) from error
 
 
 def _config_of_hdf5(path: Path) -> str | bytes:
@@ -126,7 +134,9 @@ def _config_of_hdf5(path: Path) -> str | bytes:
         with h5py.File(path, "r") as file:
             config: Any = file.attrs.get("model_config")
     except OSError as error:
-        raise GraphoptError("is a broken or truncated HDF5 file", file=path) from error
+        raise GraphoptError(
+            "is a broken or truncated HDF5 file", file=path, fix="copy it, or save the model, again"
+        ) from error
     if not isinstance(config, (str, bytes)):
         raise GraphoptError("holds no model_config", file=path)
     return config

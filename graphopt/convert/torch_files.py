@@ -10,6 +10,9 @@ from typing import IO
 
 from graphopt.errors import GraphoptError
 
+UNREADABLE = "an unreadable pickle"
+"""Takes the place of the class that a broken pickle would name."""
+
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
 
@@ -57,7 +60,11 @@ def kind_of(path: Path) -> Kind | None:
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
     except zipfile.BadZipFile as error:
-        raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+        raise GraphoptError(
+            "is a broken or truncated zip archive",
+            file=path,
+            fix="copy it, or save the model, again",
+        ) from error
     return None
 
 
@@ -74,7 +81,7 @@ def foreign_class(file: IO[bytes]) -> str | None:
     """Read the opcodes of a pickle, run none, and name the first class it would import.
 
     Classes that tensors and plain containers are made of do not count. A pickle that cannot be
-    read to its end counts as `an unreadable pickle`.
+    read to its end counts as `UNREADABLE`.
     """
     strings: list[str] = []
     try:
@@ -90,7 +97,7 @@ def foreign_class(file: IO[bytes]) -> str | None:
             if module not in _PLAIN_MODULES:
                 return f"{module}.{name}"
     except (ValueError, KeyError, EOFError, UnicodeDecodeError):
-        return "an unreadable pickle"
+        return UNREADABLE
     return None
 
 

@@ -94,7 +94,11 @@ def screen(path: Path) -> None:
             for entry in archive.infolist():
                 _screen_entry(path, archive, entry)
     except zipfile.BadZipFile as error:
-        raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+        raise GraphoptError(
+            "is a broken or truncated zip archive",
+            file=path,
+            fix="copy it, or save the model, again",
+        ) from error
 
 
 def _screen_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
