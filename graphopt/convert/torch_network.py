@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, cast
 from graphopt.callables import import_callable, is_callable_spec
 from graphopt.convert.contract import Options
 from graphopt.convert.reasons import first_line
-from graphopt.convert.torch_files import Kind, kind_of, pickled_class
+from graphopt.convert.torch_files import UNREADABLE, Kind, kind_of, pickled_class
 from graphopt.convert.torch_program import load_program
-from graphopt.convert.torch_script import as_network, choices, in_order, load_script
+from graphopt.convert.torch_script import as_network, in_order, load_script, settled_choices
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import open_feeds
 
@@ -47,6 +47,7 @@ class Network:
         kwargs: Example inputs by name, in the order of the forward method.
         original: What outputs are compared with; None: the network or the program itself.
         settled: Why only the sizes of the example inputs are right; None: others may be, too.
+        notes: What the user should know of it.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Network:
     kwargs: dict[str, object]
     original: torch.nn.Module | None = None
     settled: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def open_network(source: str, options: Options) -> Network:
@@ -75,8 +77,15 @@ def open_network(source: str, options: Options) -> Network:
     if kind is Kind.STATE_DICT:
         return _with_weights(path, options)
     if kind is Kind.PICKLED:
+        found = pickled_class(path)
+        if found == UNREADABLE:
+            raise GraphoptError(
+                "starts as a pickle does and cannot be read as one to its end",
+                file=path,
+                fix="copy it, or save it, again; where it is something else, say what with --from",
+            )
         raise GraphoptError(
-            f"holds a pickled {pickled_class(path)}, and unpickling runs the code it names",
+            f"holds a pickled {found}, and unpickling runs the code it names",
             file=path,
             fix="where you trust it, torch.save(network.state_dict(), FILE) and convert that with"
             " --model module:callable, or torch.export.save a program",
@@ -111,7 +120,7 @@ def _script(path: Path, options: Options) -> Network:
     given = _from_data(options, script.inputs, (), str(path))
     args = in_order(given, script)
     network = as_network(script, args, path)
-    found = choices(script)
+    found = settled_choices(script, network)
     settled = (
         f"its {' and '.join(found)} took one way for the example inputs, which the model keeps"
         if found
@@ -138,18 +147,36 @@ def _built(spec: str, options: Options) -> Network:
             file=spec,
             fix="return a torch.nn.Module, or (module, example_inputs), or (module, args, kwargs)",
         )
+    notes = _training_notes(module)
     module = module.eval()
     parameters = inspect.signature(module.forward).parameters
     if options.data is not None or len(parts) == 1:
         optional = [name for name, p in parameters.items() if p.default is not p.empty]
-        return Network(spec, module, None, (), _from_data(options, parameters, optional, spec))
+        kwargs = _from_data(options, parameters, optional, spec)
+        return Network(spec, module, None, (), kwargs, notes=notes)
     args = parts[1] if isinstance(parts[1], (tuple, list)) else (parts[1],)
     given = cast("Mapping[str, object]", parts[2] if len(parts) == 3 else {})
     order = {name: position for position, name in enumerate(parameters)}
     kwargs = {
         name: given[name] for name in sorted(given, key=lambda name: order.get(name, len(order)))
     }
-    return Network(spec, module, None, tuple(args), kwargs)
+    return Network(spec, module, None, tuple(args), kwargs, notes=notes)
+
+
+def _training_notes(module: torch.nn.Module) -> tuple[str, ...]:
+    """Say that a network was in training mode, where its layers compute something else in it."""
+    from torch.nn.modules.batchnorm import _NormBase
+    from torch.nn.modules.dropout import _DropoutNd
+
+    differs = any(
+        item.training and isinstance(item, (_DropoutNd, _NormBase)) for item in module.modules()
+    )
+    if not differs:
+        return ()
+    return (
+        "the network was in training mode and is converted in evaluation mode: no dropout,"
+        " batch normalization by its running statistics",
+    )
 
 
 def _from_data(

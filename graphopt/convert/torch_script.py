@@ -29,6 +29,7 @@ _NAMESPACE = re.compile(
 )
 _MOST_CODE = 64 << 20
 _OTHERWISE = "give the network it was made from: torch.export.save a program, or module:callable"
+_IF = "prim::If"
 _FAILED_NODE = re.compile(r"failed for node (?P<name>\S+)")
 
 
@@ -83,7 +84,11 @@ def _screen(path: Path) -> None:
                         raise GraphoptError("holds too much code", file=path, fix=_OTHERWISE)
                     _screen_code(path, archive.read(entry).decode("utf-8", "replace"))
     except (zipfile.BadZipFile, EOFError) as error:
-        raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+        raise GraphoptError(
+            "is a broken or truncated zip archive",
+            file=path,
+            fix="copy it, or save the model, again",
+        ) from error
 
 
 def _screen_code(path: Path, code: str) -> None:
@@ -146,18 +151,35 @@ def _named(module: torch.nn.Module, names: tuple[str, ...]) -> torch.nn.Module:
     return network
 
 
-def choices(script: Script) -> list[str]:
-    """Name the control flow that a trace settles: branches that both compute, and loops."""
+def settled_choices(script: Script, network: torch.nn.Module) -> list[str]:
+    """Name the control flow that the conversion settled: loops, and branches that both compute.
+
+    Args:
+        script: What was converted.
+        network: What `as_network` made of it. Branches on values are still in it, as `cond`.
+    """
     import torch
 
     graph: Any = torch.jit.freeze(script.module).inlined_graph
-    return sorted(set(_choices(graph)))
+    found = list(_choices(graph))
+    branches = found.count(_IF)
+    if branches <= _conditions(network):
+        found = [kind for kind in found if kind != _IF]
+    return sorted(set(found))
+
+
+def _conditions(network: torch.nn.Module) -> int:
+    import torch
+
+    graphs = [item.graph for item in network.modules() if isinstance(item, torch.fx.GraphModule)]
+    cond = torch.ops.higher_order.cond
+    return sum(node.target is cond for graph in graphs for node in graph.nodes)
 
 
 def _choices(block: Any) -> Iterator[str]:
     for node in block.nodes():
         blocks = list(node.blocks())
-        settles = node.kind() == "prim::If" and not (_is_check(blocks) or _is_condition(node))
+        settles = node.kind() == _IF and not (_is_check(blocks) or _is_condition(node))
         if settles or node.kind() == "prim::Loop":
             yield node.kind()
         for inner in blocks:
