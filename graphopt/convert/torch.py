@@ -18,9 +18,11 @@ from graphopt.convert.quiet import quiet
 from graphopt.convert.reasons import first_line
 from graphopt.convert.torch_arrays import to_numpy, to_torch
 from graphopt.convert.torch_batch import with_free_batch
+from graphopt.convert.torch_errors import export_reason
 from graphopt.convert.torch_files import kind_of
-from graphopt.convert.torch_interface import dim_names, name_values
+from graphopt.convert.torch_interface import dim_names, name_values, static_notes
 from graphopt.convert.torch_network import Network, open_network
+from graphopt.convert.unsupported import missing_kernels
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 _LARGEST_SIZE = 2**31 - 1
+_FLOAT = "convert network.float(), with example inputs of float32"
 
 
 def recognises(path: Path) -> bool:
@@ -57,17 +60,21 @@ def convert(source: str, options: Options) -> Conversion:
         rename_dims(model, {})
         name_values(model, program)
         examples = _examples(model, network)
-        names, notes = dim_names(model, program, options, examples)
+        names = dim_names(model, options, examples)
     rename_dims(model, names)
     ranges = _ranges(program, names)
-    notes += freed if network.settled is None else [f"every size is fixed: {network.settled}"]
+    notes = [*network.notes, *freed]
+    if network.settled is not None:
+        notes.append(f"every size is fixed: {network.settled}")
+    elif not options.static:
+        notes += static_notes(model, options, _why_static(network, program))
     notes += [
         f"{name} may go from {low} to {'any size' if high == _LARGEST_SIZE else high}:"
         " torch exported the network for these sizes"
         for name, (low, high) in ranges.items()
         if low > 1 or high < _LARGEST_SIZE
     ]
-    with quiet():
+    with quiet(), missing_kernels(model, network.source, _FLOAT):
         return finish(
             model,
             examples,
@@ -203,8 +210,7 @@ def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | No
         exported = torch.onnx.export(program, opset_version=opset, dynamo=True, verbose=False)
     except Exception as error:
         # The exporter wraps whatever its steps raise.
-        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-        raise GraphoptError(f"torch.onnx fails: {first_line(cause)}", file=source) from error
+        raise GraphoptError(export_reason(error, program), file=source) from error
     assert exported is not None
     model: ir.Model = exported.model
     if opset is not None and model.opset_imports.get("") != opset:
@@ -214,6 +220,13 @@ def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | No
             fix="ask for another --opset, 18 or newer",
         )
     return model
+
+
+def _why_static(network: Network, program: torch.export.ExportedProgram) -> str:
+    if network.program is None:
+        return "the network makes a constant of it, as len(x) does; x.shape[0] leaves it free"
+    why = "the program fixes it" if program.range_constraints else "it was exported so"
+    return f"{why}; torch.export with dynamic_shapes frees it"
 
 
 def _ranges(

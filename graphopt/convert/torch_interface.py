@@ -118,22 +118,13 @@ def _joined(path: tuple[str | int, ...]) -> str | None:
     return name if isinstance(path[0], str) else f"output_{name}"
 
 
-def dim_names(
-    model: ir.Model,
-    program: torch.export.ExportedProgram,
-    options: Options,
-    examples: Sequence[Array],
-) -> tuple[dict[str, str], list[str]]:
+def dim_names(model: ir.Model, options: Options, examples: Sequence[Array]) -> dict[str, str]:
     """Name the symbols of torch: as asked, `batch` along axis 0, else by input and axis.
 
     Args:
         model: The exported model.
-        program: What it was exported from.
         options: What was asked for.
         examples: One array per input.
-
-    Returns:
-        Names by symbol, and a note for each input whose batch stays fixed.
 
     Raises:
         GraphoptError: An axis that is asked to vary cannot.
@@ -155,7 +146,7 @@ def dim_names(
                 names[dim.value], batch = BATCH, size
             else:
                 names[dim.value] = f"{value.name}_dim_{axis}"
-    return names, _static_notes(model, program, options)
+    return names
 
 
 def _is_unused(value: ir.Value) -> bool:
@@ -184,15 +175,10 @@ def _asked_names(model: ir.Model, options: Options) -> dict[str, str]:
     return names
 
 
-def _static_notes(
-    model: ir.Model, program: torch.export.ExportedProgram, options: Options
-) -> list[str]:
-    if options.static:
-        return []
-    why = "the program fixes it" if program.range_constraints else "it was exported so"
+def static_notes(model: ir.Model, options: Options, why: str) -> list[str]:
+    """Say of each input whose batch could not be made dynamic why that is."""
     return [
-        f"axis 0 of {value.name} stays {value.shape[0]}: {why};"
-        " torch.export with dynamic_shapes frees it"
+        f"axis 0 of {value.name} stays {value.shape[0]}: {why}"
         for value in model.graph.inputs
         if value.shape
         and isinstance(value.shape[0], int)

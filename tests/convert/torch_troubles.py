@@ -1,0 +1,65 @@
+"""Networks that are refused or converted with a note, that the conversion tests name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Median(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        return y.median(dim=1).values  # The tests look for this line.
+
+
+class HalfBounded(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, -1, float("inf"))
+
+
+class Length(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / len(x)
+
+
+class Branch(nn.Module):
+    """Its branch is one on values, which both sides of a conversion keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        if bool(y.sum() > 0):
+            return y
+        return y * 2
+
+
+def median() -> tuple[nn.Module, Tensor]:
+    return Median(), torch.ones(2, 4)
+
+
+def half_bounded() -> tuple[nn.Module, Tensor]:
+    return HalfBounded(), torch.ones(2, 4)
+
+
+def length() -> tuple[nn.Module, Tensor]:
+    return Length(), torch.ones(2, 4)
+
+
+def double() -> tuple[nn.Module, Tensor]:
+    return nn.Conv1d(2, 3, 2, dtype=torch.float64), torch.ones(2, 2, 5, dtype=torch.float64)
+
+
+def brain_float() -> tuple[nn.Module, Tensor]:
+    return nn.Conv1d(2, 3, 2, dtype=torch.bfloat16), torch.ones(2, 2, 5, dtype=torch.bfloat16)
+
+
+def in_training() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train(), torch.ones(2, 4)
+
+
+def in_evaluation() -> tuple[nn.Module, Tensor]:
+    return nn.Sequential(nn.Linear(4, 3), nn.Dropout()).eval(), torch.ones(2, 4)
