@@ -8,8 +8,10 @@ from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import finish, require
 from graphopt.convert.sklearn_export import export
 from graphopt.convert.sklearn_files import is_pickle, is_skops, load_estimator
-from graphopt.convert.sklearn_inputs import examples, given_samples, table_of
-from graphopt.convert.sklearn_outputs import outputs_of, reference, settle_outputs
+from graphopt.convert.sklearn_inputs import given_samples, table_of
+from graphopt.convert.sklearn_outputs import outputs_of, settle_outputs
+from graphopt.convert.sklearn_proof import Subject, prove_data, samples_of, without_ties
+from graphopt.convert.sklearn_reference import reference
 
 
 def recognises(path: Path) -> bool:
@@ -34,19 +36,20 @@ def convert(source: str, options: Options) -> Conversion:
     wanted = outputs_of(estimator, source)
     given = given_samples(options)
     table = table_of(estimator, given, source)
-    batch = examples(table, estimator, given, options.data)
+    subject = Subject(estimator, table, wanted, source)
     model, found = export(estimator, table, wanted, options, source)
     notes += found
-    batch, forms, tied = settle_outputs(model, estimator, table, wanted, batch, source)
-    notes += tied
+    batch, found = samples_of(subject, given, options.data)
+    notes += found
+    forms = settle_outputs(model, estimator, wanted, batch, source)
+    batch, found = without_ties(subject, batch)
+    notes += found
     names = [
         *options.input_names,
         *(item.name for item in table.inputs[len(options.input_names) :]),
     ]
-    return finish(
-        model,
-        list(batch.values()),
-        reference(estimator, table, wanted, forms, source, names),
-        options,
-        notes=notes,
-    )
+    own = reference(estimator, table, wanted, forms, source, names)
+    conversion = finish(model, list(batch.values()), own, options, notes=notes)
+    if options.data is None:
+        return conversion
+    return prove_data(subject, conversion, own, options, {})

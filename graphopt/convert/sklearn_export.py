@@ -14,7 +14,8 @@ from graphopt.convert.contract import Options
 from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn_boosting import is_boosted
 from graphopt.convert.sklearn_inputs import Table, fronts, is_string_imputer
-from graphopt.convert.sklearn_outputs import Output, last_of
+from graphopt.convert.sklearn_outputs import last_of
+from graphopt.convert.sklearn_reference import Output
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.session import Session
 
@@ -57,11 +58,13 @@ def export(
     from graphopt.convert.sklearn_functions import register_functions
     from graphopt.convert.sklearn_stacking import register_stacking
     from graphopt.convert.sklearn_targets import register_targets
+    from graphopt.convert.sklearn_trees import register_trees
 
     register_converters()
     register_functions()
     register_stacking()
     register_targets()
+    register_trees()
     for _, part in parts(estimator):
         if is_boosted(part):
             kind: Any = type(part)

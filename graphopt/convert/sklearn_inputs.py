@@ -173,20 +173,14 @@ def table_of(estimator: Any, given: Batch, source: str) -> Table:
     return Table((Input(name, kind, tuple(range(width))),), width, None)
 
 
-def examples(table: Table, estimator: Any, given: Batch, data: str | None) -> Batch:
-    """Take samples that are given, or make some up in the range that the estimator was fitted on.
+def examples(table: Table, estimator: Any, *, missing: bool) -> Batch:
+    """Make samples up in the range that an estimator was fitted on.
 
     Args:
         table: What the estimator takes.
         estimator: The estimator.
-        given: What `given_samples` returns.
-        data: What messages call them; None: there are none.
-
-    Raises:
-        GraphoptError: The data has other inputs or widths.
+        missing: Whether some values are missing, where what takes them says that it allows it.
     """
-    if data is not None:
-        return _from_data(table, given, data)
     random = np.random.default_rng(0)
     leaves = list(fronts(estimator))
     if table.is_text:
@@ -194,20 +188,23 @@ def examples(table: Table, estimator: Any, given: Batch, data: str | None) -> Ba
         return {table.inputs[0].name: texts.reshape(-1, 1)}
     batch: Batch = {}
     for item in table.inputs:
-        columns = [_column(leaves, column, item.kind, random) for column in item.columns]
+        columns = []
+        for column in item.columns:
+            leaf, position = _taker(leaves, column)
+            columns.append(made_up(leaf, position, item.kind, _SAMPLES, random, missing))
         array = np.stack(columns, axis=1)
         batch[item.name] = array.astype(object if item.kind == "string" else item.kind)
     return batch
 
 
-def _column(leaves: Sequence[Any], column: int, kind: Kind, random: np.random.Generator) -> Array:
-    """Make up a column for the first estimator that takes it."""
+def _taker(leaves: Sequence[Any], column: int) -> tuple[Any, int]:
+    """Find the first estimator that takes a column, and where it sees it."""
     for leaf in leaves:
         if type(leaf).__name__ != "ColumnTransformer":
-            return made_up(leaf, column, kind, _SAMPLES, random)
-        for inner, position in chosen(leaf, column):
-            return made_up(inner, position, kind, _SAMPLES, random)
-    return made_up(None, 0, kind, _SAMPLES, random)
+            return leaf, column
+        for found in chosen(leaf, column):
+            return found
+    return None, 0
 
 
 def chosen(transformer: Any, column: int) -> Iterator[tuple[Any, int]]:
@@ -226,7 +223,12 @@ def _is_drop(inner: Any) -> bool:
     return isinstance(inner, str) and inner == "drop"
 
 
-def _from_data(table: Table, batch: Batch, data: str) -> Batch:
+def from_data(table: Table, batch: Batch, data: str) -> Batch:
+    """Lay samples that are given out as an estimator takes them.
+
+    Raises:
+        GraphoptError: The data has other inputs or widths.
+    """
     found: Batch = {}
     for item in table.inputs:
         if item.name not in batch:

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.interface import avoid_clashes
-from graphopt.convert.parity import Reference
-from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn_boosting import is_boosted
-from graphopt.convert.sklearn_inputs import Table
-from graphopt.convert.ties import TIE, decided, tie_note
+from graphopt.convert.sklearn_reference import Form, Output
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 from graphopt.runtime.session import Session
-
-
-@dataclass(frozen=True)
-class Output:
-    """An output of the graph.
-
-    Args:
-        name: Its name.
-        method: The estimator's method that gives it.
-        part: Of several targets with classes of their own: which one.
-    """
-
-    name: str
-    method: str
-    part: int | None = None
-
-
-@dataclass(frozen=True)
-class Form:
-    """How the graph lays an output out: number of axes, size of the last, dtype."""
-
-    ndim: int
-    last: int
-    dtype: Any
 
 
 def last_of(estimator: Any) -> Any:
@@ -130,15 +101,14 @@ def _check_fitted(estimator: Any, source: str) -> None:
 def settle_outputs(
     model: ir.Model,
     estimator: Any,
-    table: Table,
     wanted: Sequence[Output],
     batch: Batch,
     source: str,
-) -> tuple[Batch, list[Form], list[str]]:
+) -> list[Form]:
     """Make plain tensors of what was exported, under the names that are wanted.
 
     Returns:
-        The samples whose label is not a matter of rounding, the form of each output, and notes.
+        The form of each output.
     """
     try:
         _rewire(model, estimator, wanted, batch)
@@ -149,16 +119,12 @@ def settle_outputs(
         ) from error
     for value, array in zip(model.graph.outputs, found.values(), strict=True):
         value.shape = ir.Shape(["batch", *array.shape[1:]])
-    forms = [
+    return [
         Form(
             array.ndim, array.shape[-1], np.dtype(object) if array.dtype == object else array.dtype
         )
         for array in found.values()
     ]
-    kept = _decided(estimator, table, wanted, batch, source)
-    if kept.all() or not kept.any():
-        return batch, forms, []
-    return {name: array[kept] for name, array in batch.items()}, forms, [tie_note(kept)]
 
 
 def _rewire(model: ir.Model, estimator: Any, wanted: Sequence[Output], batch: Batch) -> None:
@@ -258,84 +224,3 @@ def _part(graph: ir.Graph, scores: ir.Value, item: Output, found: Any, classes: 
         graph.extend([chosen, node])
     node.outputs[0].dtype = dtype
     return node.outputs[0]
-
-
-def _decided(
-    estimator: Any, table: Table, wanted: Sequence[Output], batch: Batch, source: str
-) -> Array:
-    kept = np.ones(len(next(iter(batch.values()))), bool)
-    if not any(item.name == "label" for item in wanted):
-        return kept
-    for item in wanted[1:]:
-        scores = np.asarray(_values(estimator, table, item, batch, source), np.float64)
-        if scores.ndim == 1 or scores.shape[1] == 1:
-            kept &= np.abs(scores.reshape(-1)) > TIE * np.abs(scores).max(initial=0)
-        elif item.method != "transform":
-            kept &= decided(scores)
-    return kept
-
-
-def reference(
-    estimator: Any,
-    table: Table,
-    wanted: Sequence[Output],
-    forms: Sequence[Form],
-    source: str,
-    names: Sequence[str],
-) -> Reference:
-    """Scikit-learn's own outputs, laid out as the graph does.
-
-    Args:
-        estimator: The estimator as it was loaded.
-        table: What it takes.
-        wanted: What is compared.
-        forms: How the graph lays each of them out.
-        source: What messages call the estimator.
-        names: The inputs, as the graph ends up calling them.
-    """
-
-    def run(batch: Batch) -> Sequence[Array]:
-        own = {item.name: batch[name] for item, name in zip(table.inputs, names, strict=True)}
-        return [
-            _laid_out(_values(estimator, table, item, own, source), form)
-            for item, form in zip(wanted, forms, strict=True)
-        ]
-
-    return run
-
-
-def _values(estimator: Any, table: Table, item: Output, batch: Batch, source: str) -> Any:
-    samples = table.joined(batch)
-    method = getattr(estimator, item.method)
-    with warnings.catch_warnings():
-        # Names of columns that the estimator was or was not fitted with, and the like.
-        warnings.simplefilter("ignore")
-        try:
-            try:
-                found = method(samples)
-            except ValueError:
-                if not isinstance(samples, np.ndarray) or samples.dtype != np.float64:
-                    raise
-                # Some estimators fitted on float32 compute in nothing else.
-                found = method(samples.astype(np.float32))
-        except Exception as error:
-            # An estimator, or a function inside of one, may raise anything.
-            raise GraphoptError(
-                f"{item.method} fails on the example inputs: {first_line(error)}",
-                file=source,
-                fix="give samples that it takes with --data",
-            ) from error
-    if item.part is not None:
-        found = found[item.part]
-    return found.toarray() if hasattr(found, "toarray") else np.asarray(found)
-
-
-def _laid_out(values: Array, form: Form) -> Array:
-    if values.ndim == 1 and form.ndim == 2:
-        # Of two classes scikit-learn gives the score of the second only.
-        values = (
-            np.stack([np.negative(values), values], axis=1) if form.last == 2 else values[:, None]
-        )
-    if values.ndim == 2 and form.ndim == 1 and values.shape[1] == 1:
-        values = values[:, 0]
-    return values.astype(form.dtype)

@@ -16,7 +16,14 @@ _ROWS = ("_fit_X", "support_vectors_", "cluster_centers_", "theta_", "centroids_
 _WORDS_PER_TEXT = 8
 
 
-def made_up(leaf: Any, column: int, kind: str, count: int, random: np.random.Generator) -> Array:
+def made_up(
+    leaf: Any,
+    column: int,
+    kind: str,
+    count: int,
+    random: np.random.Generator,
+    missing: bool = False,
+) -> Array:
     """Return `count` values of a column.
 
     Args:
@@ -25,6 +32,7 @@ def made_up(leaf: Any, column: int, kind: str, count: int, random: np.random.Gen
         kind: The type of the values.
         count: How many.
         random: Where chance comes from.
+        missing: Whether some of them are missing, where the estimator takes that.
     """
     categories = getattr(leaf, "categories_", None)
     if isinstance(categories, list) and column < len(categories):
@@ -34,12 +42,14 @@ def made_up(leaf: Any, column: int, kind: str, count: int, random: np.random.Gen
         return _texts(leaf, column, count, random)
     low, high = _range(leaf, column)
     values = random.uniform(low, high, count)
-    splits = np.array([split for at, split in thresholds(leaf) if at == column])
+    splits = np.array(_splits(leaf, column))
     if splits.size:
         # Every third sample sits on a threshold, where a rounding error would show.
         values[::3] = splits[random.integers(0, len(splits), len(values[::3]))]
     if kind == "bool":
         return values > (low + high) / 2
+    if missing and kind.startswith("float") and _takes_missing(leaf):
+        values[1::5] = np.nan
     return np.round(values) if kind.startswith("int") else values.astype(np.float32)
 
 
@@ -62,6 +72,23 @@ def thresholds(leaf: Any) -> Iterator[tuple[int, float]]:
             yield (int(columns[number][at]) if columns is not None else at), split
 
 
+def _splits(leaf: Any, column: int) -> list[float]:
+    """Thresholds of a column; one that is infinite parts what is missing from what is not."""
+    return [split for at, split in thresholds(leaf) if at == column and np.isfinite(split)]
+
+
+def _takes_missing(leaf: Any) -> bool:
+    """Whether an estimator takes NaN."""
+    from sklearn.utils import get_tags
+
+    if leaf is None or is_boosted(leaf):
+        return False
+    try:
+        return bool(get_tags(leaf).input_tags.allow_nan)
+    except (AttributeError, ValueError, TypeError):
+        return False
+
+
 def _range(leaf: Any, column: int) -> tuple[float, float]:
     for middle_name, spread_name in _SPREADS:
         middle, spread = getattr(leaf, middle_name, None), getattr(leaf, spread_name, None)
@@ -72,8 +99,10 @@ def _range(leaf: Any, column: int) -> tuple[float, float]:
     for name in _ROWS:
         rows = getattr(leaf, name, None)
         if isinstance(rows, np.ndarray) and rows.ndim == 2 and len(rows):
-            return float(rows[:, column].min()), float(rows[:, column].max())
-    splits = [split for at, split in thresholds(leaf) if at == column]
+            known = rows[:, column][np.isfinite(rows[:, column])]
+            if known.size:
+                return float(known.min()), float(known.max())
+    splits = _splits(leaf, column)
     if splits:
         margin = 0.1 * (max(splits) - min(splits)) + 0.5
         return min(splits) - margin, max(splits) + margin
