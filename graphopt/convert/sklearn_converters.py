@@ -126,6 +126,13 @@ class ContainerNodes:
         self.into(output, op_type, inputs, domain=domain, **attributes)
         return output
 
+    def nodes(self, op_type: str, inputs: list[str], count: int, **attributes: Any) -> list[str]:
+        """Add a node with several outputs."""
+        outputs = [self._scope.get_unique_variable_name(op_type) for _ in range(count)]
+        name = self._scope.get_unique_operator_name(op_type)
+        self._container.add_node(op_type, inputs, outputs, op_domain="", name=name, **attributes)
+        return outputs
+
     def into(
         self, output: str, op_type: str, inputs: list[str], *, domain: str = "", **attributes: Any
     ) -> None:
@@ -153,13 +160,12 @@ def features_of(nodes: ContainerNodes, operator: Any) -> tuple[str, bool]:
 
 
 def in_type_of(nodes: ContainerNodes, name: str, value: Any) -> None:
-    """Write a float32 value into an operator's output, in the type that skl2onnx declared."""
+    """Write a float into an operator's output, in the type that skl2onnx declared."""
     from skl2onnx.common.data_types import DoubleTensorType
 
-    if isinstance(value.type, DoubleTensorType):
-        nodes.into(value.full_name, "Cast", [name], to=11)
-    else:
-        nodes.into(value.full_name, "Identity", [name])
+    nodes.into(
+        value.full_name, "Cast", [name], to=11 if isinstance(value.type, DoubleTensorType) else 1
+    )
 
 
 def _histogram_classifier(scope: Any, operator: Any, container: Any) -> None:

@@ -13,25 +13,17 @@ import numpy as np
 
 from graphopt.convert.boosting_trees import ML_DOMAIN, write_label
 from graphopt.convert.sklearn_converters import ContainerNodes
-
-_NAME = "SklearnStackingClassifier"
+from graphopt.convert.sklearn_override import override
 
 
 @functools.cache
 def register_stacking() -> None:
     """Let skl2onnx write such a StackingClassifier; others it writes as before."""
-    from skl2onnx.common._registration import get_converter, register_converter
-
-    before = get_converter(_NAME)
-
-    def convert(scope: Any, operator: Any, container: Any) -> None:
-        write = _convert if _is_meant(operator.raw_operator) else before
-        write(scope, operator, container)
-
-    register_converter(_NAME, convert, overwrite=True, options=before.get_allowed_options())
+    override("SklearnStackingClassifier", _is_meant, _convert)
 
 
-def _is_meant(stacking: Any) -> bool:
+def _is_meant(operator: Any) -> bool:
+    stacking = operator.raw_operator
     methods = set(stacking.stack_method_)
     return (
         len(stacking.classes_) == 2
