@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphopt.convert.parity import Parity, checked, listed
+from graphopt.convert.parity import REFUSED, Parity, checked, listed
+from graphopt.errors import CheckFailed
 from graphopt.runtime.compare import Candidate, Comparison
 from graphopt.runtime.difference import Tolerance
 from graphopt.runtime.feeds import Batch, Feeds, open_feeds
@@ -32,7 +33,7 @@ def check_candidate(
     candidate: Candidate,
     feeds: Feeds,
     tolerance: Tolerance | None,
-) -> tuple[Parity, ...]:
+) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
     """Run both on the same inputs, at several batch sizes where the batch is free.
 
     Args:
@@ -42,15 +43,26 @@ def check_candidate(
         feeds: What `feeds_of` returns.
         tolerance: What the outputs may differ by; None: what float reassociation explains.
 
+    Returns:
+        What was compared, and a note for each of the further sizes that the reference refuses.
+
     Raises:
         CheckFailed: An output differs by more than is allowed, or one of the two does not run.
     """
     found: list[Parity] = []
+    notes: list[str] = []
     tolerances = {} if tolerance is None else {"*": tolerance}
     for batch in _sized(model, feeds):
         comparison = Comparison(reference, candidate, tolerances=tolerances)
-        comparison.run(batch)
         sizes = _sizes(model, batch)
+        try:
+            comparison.run(batch)
+        except CheckFailed as error:
+            # What varies along axis 0 need not be a batch, nor vary where other sizes stay.
+            if not found or _runs(reference, batch):
+                raise
+            notes.append(f"{REFUSED}{listed(sizes)}: {error.cause}")
+            continue
         where = f" at {listed(sizes)}" if sizes else ""
         found += [
             checked(
@@ -60,7 +72,15 @@ def check_candidate(
             )
             for name, difference in comparison.differences.items()
         ]
-    return tuple(found)
+    return tuple(found), tuple(notes)
+
+
+def _runs(reference: Session, batch: Batch) -> bool:
+    try:
+        reference.run(batch)
+    except CheckFailed:
+        return False
+    return True
 
 
 def _sized(model: ir.Model, feeds: Feeds) -> list[Batch]:

@@ -38,7 +38,7 @@ def check_exported(
     *,
     data: str | None,
     tolerance: Tolerance | None,
-) -> tuple[Parity, ...]:
+) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
     """Run both on the same inputs, at several batch sizes where the batch is free.
 
     Args:
@@ -48,7 +48,7 @@ def check_exported(
         tolerance: What the outputs may differ by; None: what float reassociation explains.
 
     Returns:
-        What was compared.
+        What was compared, and a note for each set of sizes that ONNX Runtime refuses.
 
     Raises:
         CheckFailed: An output differs, or ONNX Runtime does not run the model.

@@ -95,8 +95,8 @@ def export(
     parent = folder.absolute().parent
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as staged:
         run = writer.write(model, Path(source), Path(staged), Path(source).stem)
-        parity = check_exported(model, run, data=data, tolerance=tolerance)
-        return Export(_published(Path(staged), folder), parity, writer.NOTES)
+        parity, notes = check_exported(model, run, data=data, tolerance=tolerance)
+        return Export(_published(Path(staged), folder), parity, (*writer.NOTES, *notes))
 
 
 def _check_folder(folder: Path) -> None:
