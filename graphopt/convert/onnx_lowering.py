@@ -3,7 +3,8 @@
 The changes that `graphopt.rewrite.opset_changes` makes upward are undone here, node by node, where
 the node says nothing that the older version cannot say. What it cannot say is refused by the name
 of the operator, the place and the reason. As there, an operator without a rule means the same in
-all versions that take its attributes, inputs and types.
+all versions that take its attributes, inputs and types. What has no older form is written as ONNX
+defines it by other operators, where ONNX does, and those are lowered in turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from graphopt.convert.onnx_lowering_definitions import PART_OF, write_definitions
 from graphopt.convert.onnx_lowering_rules import RULES
 from graphopt.convert.onnx_operators import explain, first_version, schema_of
 from graphopt.errors import GraphoptError
@@ -61,11 +63,16 @@ def lower_opset(model: ir.Model, version: int) -> None:
     high = [scope for scope in scopes(model) if opset(model, scope.function) > version]
     if not high:
         return
-    facts = _facts(model)
+
+    def lowers(node: ir.Node, scope: Scope, facts: Facts) -> bool:
+        return _reason(_site(node, scope, opset(model, scope.function), version, facts)) is None
+
+    facts = write_definitions(model, version, lowers)
+    high = [scope for scope in scopes(model) if opset(model, scope.function) > version]
     for scope in high:
         for node in list(scope.graph):
             if node.domain in ONNX_DOMAINS and node.op_identifier() not in model.functions:
-                _lower(node, scope, opset(model, scope.function), version, facts)
+                _lower(_site(node, scope, opset(model, scope.function), version, facts), scope)
     for scope in high:
         imports = (model if scope.function is None else scope.function).opset_imports
         imports["ai.onnx" if "ai.onnx" in imports and "" not in imports else ""] = version
@@ -75,17 +82,26 @@ def lower_opset(model: ir.Model, version: int) -> None:
     Names.forget(model)
 
 
-def _facts(model: ir.Model) -> Facts:
-    """Read all types and shapes now, before the first edit."""
-    facts = Facts(model)
-    facts.types(None)
-    facts.shapes.rank(None)
-    return facts
+def _site(node: ir.Node, scope: Scope, source: int, target: int, facts: Facts) -> Site:
+    return Site(node, source, target, facts, in_function=scope.function is not None)
 
 
-def _lower(node: ir.Node, scope: Scope, source: int, target: int, facts: Facts) -> None:
-    site = Site(node, source, target, facts, in_function=scope.function is not None)
-    title = f"{node.op_type} {scope.at(node.name or node.outputs[0].name)!r} of opset {source}"
+def _reason(site: Site) -> str | None:
+    """Say why a node cannot be lowered; None where it can, or where only an edit will tell."""
+    rule = RULES.get(site.node.op_type)
+    try:
+        if rule is None or rule(site) is None:
+            _check(site)
+    except Impossible as error:
+        return str(error)
+    return None
+
+
+def _lower(site: Site, scope: Scope) -> None:
+    node = site.node
+    title = f"{node.op_type} {scope.at(node.name or node.outputs[0].name)!r}"
+    if PART_OF in node.meta:
+        title = f"{node.meta[PART_OF]}, by its part {node.op_type},"
     try:
         rule = RULES.get(node.op_type)
         edit = None if rule is None else rule(site)
@@ -95,7 +111,7 @@ def _lower(node: ir.Node, scope: Scope, source: int, target: int, facts: Facts) 
             _check(site)
     except Impossible as error:
         raise GraphoptError(
-            f"{title} cannot be written in opset {target}: {error}",
+            f"{title} of opset {site.source} cannot be written in opset {site.target}: {error}",
             fix="ask for a newer --opset, or let --cleanup fold what is computed of constants",
         ) from None
 

@@ -1,4 +1,4 @@
-"""Operators that came late, as the parts that ONNX defines them by."""
+"""Operators that came late, where fewer or older operators say it than ONNX's definitions have."""
 
 from __future__ import annotations
 
@@ -49,72 +49,27 @@ def layer_normalization(site: Site) -> Edit | None:
     return apply
 
 
-def gelu(site: Site) -> Edit | None:
-    """Since opset 20: x/2 * (1 + erf(x/sqrt(2))), or with tanh in the place of erf."""
-    if site.target >= 20:
+def thresholded_relu(site: Site) -> Edit | None:
+    """Since opset 10: x where it is above alpha, and 0 elsewhere.
+
+    Its definition has a Where, which came with opset 9. Here what is not above alpha is clipped
+    to it and multiplied with 0, so that -inf gives 0, too; a NaN stays one.
+    """
+    node = site.node
+    if site.target >= 9:
         return None
-    if site.target < 9:
-        raise Impossible("the operator came with opset 20, and its part Erf with 9")
+    if site.target < 7:
+        raise Impossible("it came with opset 10, and before 7 nothing was broadcast")
     dtype = _dtype(site)
-
-    def constant(what: str, number: float) -> ir.Value:
-        return site.constant(what, _number(number, dtype))
+    alpha = site.value("alpha", 1.0)
 
     def apply() -> None:
-        x = site.node.inputs[0]
-        if site.value("approximate", "none") == "tanh":
-            square = site.add("Mul", [x, x], "square")
-            cubic = site.add("Mul", [square, constant("cubic", 0.044715)], "cubic_part")
-            factor = site.add("Add", [cubic, constant("one", 1)], "factor")
-            inner = site.add("Mul", [x, factor], "inner")
-            scale = constant("scale", math.sqrt(2 / math.pi))
-            curve = site.add("Tanh", [site.add("Mul", [inner, scale], "scaled")], "curve")
-        else:
-            scale = constant("scale", math.sqrt(0.5))
-            curve = site.add("Erf", [site.add("Mul", [x, scale], "scaled")], "curve")
-        above = site.add("Add", [curve, constant("unit", 1)], "above")
-        half = site.add("Mul", [x, constant("half", 0.5)], "halved")
-        _give_way(site, site.add("Mul", [half, above], "product"))
-
-    return apply
-
-
-def hard_swish(site: Site) -> Edit | None:
-    """Since opset 14: x times its HardSigmoid of alpha 1/6 and beta 1/2."""
-    if site.target >= 14:
-        return None
-
-    def apply() -> None:
-        x = site.node.inputs[0]
-        gate = site.add("HardSigmoid", [x], "gate", alpha=1 / 6, beta=0.5)
-        _give_way(site, site.add("Mul", [x, gate], "product"))
-
-    return apply
-
-
-def mish(site: Site) -> Edit | None:
-    """Since opset 18: x times the tanh of its Softplus."""
-    if site.target >= 18:
-        return None
-
-    def apply() -> None:
-        x = site.node.inputs[0]
-        curve = site.add("Tanh", [site.add("Softplus", [x], "softplus")], "curve")
-        _give_way(site, site.add("Mul", [x, curve], "product"))
-
-    return apply
-
-
-def cast_like(site: Site) -> Edit | None:
-    """Since opset 15: a Cast to the type of another value, where that is known."""
-    if site.target >= 15:
-        return None
-    dtype = _dtype(site, 1)
-
-    def apply() -> None:
-        site.node.op_type = "Cast"
-        site.node.resize_inputs(1)
-        site.node.attributes["to"] = ir.AttrInt64("to", int(dtype))
+        x = node.inputs[0]
+        limit = site.constant("alpha", _number(alpha, dtype))
+        clipped = site.add("Clip", [x], "clipped", min=alpha, max=math.inf)
+        above = site.add("Greater", [x, limit], "above")
+        gate = site.add("Cast", [above], "gate", to=int(dtype))
+        _give_way(site, site.add("Mul", [clipped, gate], "product"))
 
     return apply
 

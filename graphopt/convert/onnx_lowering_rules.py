@@ -196,6 +196,14 @@ def _broadcast(site: Site) -> Edit | None:
     return None
 
 
+def _broadcast_all(site: Site) -> Edit | None:
+    """Until opset 8 all operands had one shape."""
+    first, *others = site.node.inputs
+    if crosses(site, 8) and not all(site.facts.shapes.same_shape(first, o) for o in others):
+        raise Impossible("its operands may differ in shape, and it did not broadcast")
+    return None
+
+
 def _constant(site: Site) -> Edit | None:
     """Until opset 12 only tensors."""
     if not crosses(site, 12):
@@ -230,14 +238,15 @@ def _shape(site: Site) -> Edit | None:
     start, end = site.value("start", 0), site.value("end", np.iinfo(np.int64).max)
     if (start, end) == (0, np.iinfo(np.int64).max):
         return lambda: forget(site, "start", "end")
-    if site.target < 10:
-        raise Impossible("it takes some of the dimensions")
 
     def apply() -> None:
         whole = site.add("Shape", site.node.inputs, "shape")
         forget(site, "start", "end")
         site.node.op_type = "Slice"
         site.read(0, whole)
+        if site.target < 10:
+            given(site, starts=[start], ends=[end], axes=[0])()
+            return
         site.read(1, site.integers("starts", [start]))
         site.read(2, site.integers("ends", [end]))
 
@@ -281,6 +290,7 @@ RULES: Mapping[str, Rule] = {
          "Xor", "Gemm"),
         _broadcast,
     ),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), _broadcast_all),
     **dict.fromkeys(
         ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
          "ReduceMin", "ReduceProd", "ReduceSumSquare"),
@@ -290,17 +300,14 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), _quantizer),
     **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), sizes.pool),
     "BatchNormalization": _refused(7, "it was in training mode unless it said otherwise"),
-    "CastLike": parts.cast_like,
     "Clip": _clip,
     "Constant": _constant,
     "DFT": _FromInputs(20, {2: "axis"}, single=("axis",)),
     "Dropout": _dropout,
-    "Gelu": parts.gelu,
     "GridSample": sizes.grid_sample,
     "GroupNormalization": _refused(21, "its scales were per group"),
-    "HardSwish": parts.hard_swish,
     "LayerNormalization": parts.layer_normalization,
-    "Mish": parts.mish,
+    "MeanVarianceNormalization": _refused(9, "it had other attributes, and was experimental"),
     "Pad": sizes.pad,
     "ReduceSum": _reduce(13),
     "Reshape": _reshape,
@@ -313,6 +320,7 @@ RULES: Mapping[str, Rule] = {
     "Slice": _slice,
     "Split": sizes.split,
     "Squeeze": _AXES,
+    "ThresholdedRelu": parts.thresholded_relu,
     "TopK": _FromInputs(10, {1: "k"}, single=("k",)),
     "Unsqueeze": _AXES,
 }  # fmt: skip

@@ -38,10 +38,11 @@ def split(site: Site) -> Edit | None:
 
 def pad(site: Site) -> Edit | None:
     """Pads and what fills them were attributes until opset 11; some axes alone since 18."""
-    if crosses(site, 18) and input_of(site, 3) is not None:
-        raise Impossible("it pads some axes only")
+    spread = _spread_pads(site) if crosses(site, 18) and input_of(site, 3) is not None else None
     if not crosses(site, 11):
-        return None
+        return spread
+    if spread is not None:
+        raise Impossible("it pads some axes only")
     pads = integers_of(site, 1, "pads")
     value = input_of(site, 2)
     filling = 0.0 if value is None else scalar(value)
@@ -51,6 +52,28 @@ def pad(site: Site) -> Edit | None:
     def apply() -> None:
         site.node.resize_inputs(1)
         given(site, pads=list(pads or ()), value=float(filling))()
+
+    return apply
+
+
+def _spread_pads(site: Site) -> Edit:
+    """Pad the other axes, too, by nothing: a Gather takes that from behind the pads."""
+    axes, rank = integers_of(site, 3, "axes") or (), site.rank(0)
+    if rank is None:
+        raise Impossible("it pads some axes only, and the rank of its input is not known")
+    places = np.full(2 * rank, 2 * len(axes), np.int64)
+    for index, axis in enumerate(axes):
+        places[axis % rank] = index
+        places[axis % rank + rank] = index + len(axes)
+
+    def apply() -> None:
+        nothing = site.integers("nothing", [0])
+        padded = site.add("Concat", [site.node.inputs[1], nothing], "given", axis=0)
+        every = site.add(
+            "Gather", [padded, site.integers("places", places.tolist())], "pads", axis=0
+        )
+        site.node.resize_inputs(3)
+        site.read(1, every)
 
     return apply
 
