@@ -12,12 +12,14 @@ import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish, require
+from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.jax_errors import export_reason
 from graphopt.convert.jax_function import Function, open_function, path_name
 from graphopt.convert.jax_interface import fit_interface
 from graphopt.convert.parity import REFUSED, Reference
 from graphopt.convert.quiet import quiet
 from graphopt.convert.reasons import first_line
+from graphopt.convert.unsupported import missing_kernels
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 
@@ -136,7 +138,10 @@ def _converted(
     notes = [*function.notes, *fit_interface(model, function, dims, shapes)]
     if refused and _is_fixed(dims):
         notes.append(f"every size stays as in the example inputs: {refused}")
-    done = finish(model, function.examples, _reference(function), options, notes=notes)
+    reference = _reference(function)
+    allowed = inner_tolerances(model, function.examples, reference, options)
+    with missing_kernels(model, function.source, "let the function compute in float32"):
+        done = finish(model, function.examples, reference, options, allowed=allowed, notes=notes)
     if not options.dynamic_shapes and not _is_fixed(dims) and _ran_only_once(done):
         # Tracing does not find every size that is written into a function.
         raise GraphoptError(f"it takes no other batch: {done.notes[-1]}", file=function.source)

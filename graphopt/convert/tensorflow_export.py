@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish
+from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.layout import to_channels_first
 from graphopt.convert.onnx_opset import to_opset
 from graphopt.convert.tensorflow_examples import given_examples, made_up_examples
@@ -26,6 +27,7 @@ from graphopt.convert.tensorflow_network import (
     sizes_of,
     unique_names,
 )
+from graphopt.convert.unsupported import missing_kernels
 from graphopt.errors import GraphoptError
 from graphopt.model import scopes
 from graphopt.runtime.feeds import Array, Batch
@@ -34,6 +36,7 @@ BATCH = "batch"
 NEWEST_OPSET = 18
 """The newest that tf2onnx writes, and what is asked of it by default."""
 
+IN_FLOAT = "let the model compute in float32"
 _PREFIX = "graphopt_input_"
 _Dims = tuple[Dim, ...]
 
@@ -67,7 +70,9 @@ def convert_network(network: Network, options: Options, notes: Sequence[str] = (
     if options.layout == "nchw":
         examples, reference = to_channels_first(model, examples, reference)
     said = [*notes, *([] if options.static else fixed_notes(inputs, dims, options))]
-    return finish(model, examples, reference, options, notes=said)
+    allowed = inner_tolerances(model, examples, reference, options)
+    with missing_kernels(model, source, IN_FLOAT):
+        return finish(model, examples, reference, options, allowed=allowed, notes=said)
 
 
 def dims_of_inputs(

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish, require
+from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.layout import to_channels_first
 from graphopt.convert.parity import Reference
 from graphopt.convert.tensorflow_quiet import quiet
@@ -82,12 +83,14 @@ def _converted(path: Path, options: Options) -> Conversion:
             value.shape = ir.Shape(shape)
     reference: Reference = interpreter.run
     name_output_dims(model, interpreter.output_shapes, examples, reference)
+    reordered: Reference = Interpreter(path, options.signature, plain=True).run
+    inner = inner_tolerances(model, examples, reference, options, reordered=reordered)
     allowed, notes = _allowed(model, options, reference, examples, hybrid=hybrid)
     if not options.static:
         notes += fixed_notes(inputs, dims, options)
     if options.layout == "nchw":
         examples, reference = to_channels_first(model, examples, reference)
-    return finish(model, examples, reference, options, allowed=allowed, notes=notes)
+    return finish(model, examples, reference, options, allowed=inner | allowed, notes=notes)
 
 
 def _allowed(

@@ -21,6 +21,7 @@ class Interpreter:
     Args:
         path: The file.
         signature: Whose names inputs and outputs get; None: the only one, or those of tensors.
+        plain: Run TFLite's reference kernels, which sum in another order than its optimized ones.
 
     Attributes:
         inputs: What goes in.
@@ -32,8 +33,10 @@ class Interpreter:
         GraphoptError: It cannot be read, or has no such signature.
     """
 
-    def __init__(self, path: Path, signature: str | None) -> None:
+    def __init__(self, path: Path, signature: str | None, *, plain: bool = False) -> None:
         import tensorflow as tf
+
+        kernels = tf.lite.experimental.OpResolverType
 
         self._source = str(path)
         try:
@@ -41,7 +44,7 @@ class Interpreter:
                 # Content is verified as a flatbuffer, a path is not.
                 model_content=path.read_bytes(),
                 experimental_op_resolver_type=(
-                    tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+                    kernels.BUILTIN_REF if plain else kernels.BUILTIN_WITHOUT_DEFAULT_DELEGATES
                 ),
             )
             self._interpreter.allocate_tensors()

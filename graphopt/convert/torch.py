@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish, require
+from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.interface import rename_dims
 from graphopt.convert.parity import Reference
 from graphopt.convert.quiet import quiet
@@ -75,13 +76,10 @@ def convert(source: str, options: Options) -> Conversion:
         if low > 1 or high < _LARGEST_SIZE
     ]
     with quiet(), missing_kernels(model, network.source, _FLOAT):
+        reference = _reference(network, program)
+        allowed = inner_tolerances(model, examples, reference, options)
         return finish(
-            model,
-            examples,
-            _reference(network, program),
-            options,
-            ranges=ranges,
-            notes=notes,
+            model, examples, reference, options, ranges=ranges, allowed=allowed, notes=notes
         )
 
 
