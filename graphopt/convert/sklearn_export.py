@@ -56,12 +56,14 @@ def export(
     """
     from graphopt.convert.sklearn_converters import register_booster, register_converters
     from graphopt.convert.sklearn_functions import register_functions
+    from graphopt.convert.sklearn_meta import register_meta
     from graphopt.convert.sklearn_stacking import register_stacking
     from graphopt.convert.sklearn_targets import register_targets
     from graphopt.convert.sklearn_trees import register_trees
 
     register_converters()
     register_functions()
+    register_meta()
     register_stacking()
     register_targets()
     register_trees()
