@@ -30,6 +30,9 @@ _MAGIC = (b"tree\nversion=", b"tree\r\nversion=")
 _ZERO = float(np.float32(1e-35))
 """LightGBM takes for zero what is no larger."""
 
+_LARGE = 1e300
+"""What `dump_model` says of an infinite threshold, as JSON has none."""
+
 _READING = (
     "import lightgbm; "
     "lightgbm.Booster(model_str=open(sys.argv[1], encoding='utf-8').read()).dump_model()"
@@ -137,6 +140,7 @@ def read(booster: Any, source: str) -> Boosted:
         GraphoptError: Its objective or its trees are unknown.
     """
     dump = booster.dump_model()
+    _restore_infinities(dump["tree_info"], booster)
     name, *settings = str(dump.get("objective", "custom")).split() or ["custom"]
     if name not in _LINKS:
         raise GraphoptError(
@@ -162,6 +166,29 @@ def read(booster: Any, source: str) -> Boosted:
         outcome=Outcome(link, name in _CLASSIFIERS, scale),
         trees=dump["tree_info"],
     )
+
+
+def _restore_infinities(trees: list[dict[str, Any]], booster: Any) -> None:
+    """Put infinite thresholds back where the dump has large numbers; the text has them."""
+    cut = [
+        (tree["tree_index"], node)
+        for tree in trees
+        for node in _nodes(tree)
+        if node.get("decision_type") == "<=" and abs(node["threshold"]) >= _LARGE
+    ]
+    if not cut:
+        return
+    # A tree of one leaf has no such line.
+    written = [
+        [
+            float(text)
+            for line in re.findall(r"^threshold=(.*)$", section, re.M)
+            for text in line.split()
+        ]
+        for section in booster.model_to_string().split("\nTree=")[1:]
+    ]
+    for tree, node in cut:
+        node["threshold"] = written[tree][node["split_index"]]
 
 
 def write_sums(nodes: Any, features: str, boosted: Boosted, dtype: Any) -> str:
