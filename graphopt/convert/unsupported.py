@@ -40,9 +40,11 @@ def missing_kernels(model: ir.Model, source: str, fix: str) -> Iterator[None]:
             raise
         found = missing.groupdict()
         dtype = found.get("dtype") or _dtype(model, found["node"], found["operator"])
+        if dtype is None or dtype == "float32":
+            # No type is at fault.
+            raise
         raise GraphoptError(
-            f"ONNX Runtime's CPU provider has no {found['operator']}"
-            + (f" of {dtype}" if dtype else "")
+            f"ONNX Runtime's CPU provider has no {found['operator']} of {dtype}"
             + (f" (node {found['node']})" if found["node"] else ""),
             file=source,
             fix=fix,
