@@ -17,7 +17,7 @@ from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.layout import to_channels_first
 from graphopt.convert.onnx_opset import to_opset
 from graphopt.convert.tensorflow_examples import given_examples, made_up_examples
-from graphopt.convert.tensorflow_handlers import HANDLERS
+from graphopt.convert.tensorflow_handlers import handlers
 from graphopt.convert.tensorflow_interface import Interface, name_interface, name_output_dims
 from graphopt.convert.tensorflow_network import (
     Input,
@@ -215,6 +215,7 @@ def _exported(network: Network, traced: Any, opset: int | None) -> ir.Model:
 
     inputs = [f"{_PREFIX}{position}:0" for position in range(len(network.inputs))]
     outputs = [tensor.name for tensor in traced.outputs]
+    version = min(opset or NEWEST_OPSET, NEWEST_OPSET)
     with failures() as failed, numbered_afresh():
         try:
             with tf.device("/cpu:0"):
@@ -225,11 +226,11 @@ def _exported(network: Network, traced: Any, opset: int | None) -> ir.Model:
                     tf.import_graph_def(frozen, name="")
                     converted = process_tf_graph(
                         graph,
-                        opset=min(opset or NEWEST_OPSET, NEWEST_OPSET),
+                        opset=version,
                         input_names=inputs,
                         output_names=outputs,
                         initialized_tables=tables,
-                        custom_op_handlers=HANDLERS,
+                        custom_op_handlers=handlers(version),
                     )
                     proto = optimize_graph(converted).make_model("graphopt")
         except Exception as error:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
+_INT64 = int(ir.DataType.INT64)
+_WHERE_IS_THERE = 9
+_TOP_K_TAKES_A_TENSOR = 10
 _Handler = Callable[[Any, Any, str, Any], None]
 
 
@@ -42,6 +46,76 @@ def _where(graph: Any, node: Any, name: str, arguments: object) -> None:
     )  # fmt: skip
 
 
+def _top_k(graph: Any, node: Any, name: str, arguments: object) -> None:
+    """Choose in the type of the input: tf2onnx goes by float32, which takes large numbers for one.
+
+    Doubles would lose half of their digits, and integers above 2**24 would be taken for equal.
+    """
+    del arguments
+    from tf2onnx import utils
+
+    source, count = node.input
+    values, indices = node.output
+    shapes = [graph.get_shape(values), graph.get_shape(indices)]
+    dtypes = [graph.get_dtype(values), graph.get_dtype(indices)]
+    graph.remove_node(name)
+    wide = graph.make_node("Cast", [count], attr={"to": _INT64}).output[0]
+    one = graph.make_const(utils.make_name("one"), np.array([1], np.int64))
+    number = graph.make_node("Reshape", [wide, one.output[0]]).output[0]
+    found = utils.make_name("indices")
+    graph.make_node(
+        "TopK", [source, number], name=name, outputs=[values, found],
+        dtypes=[dtypes[0], _INT64], shapes=shapes,
+    )  # fmt: skip
+    graph.make_node(
+        "Cast", [found], attr={"to": dtypes[1]}, outputs=[indices],
+        dtypes=dtypes[1:], shapes=shapes[1:],
+    )  # fmt: skip
+
+
+def _floored(graph: Any, node: Any, name: str, arguments: object) -> None:
+    """Divide integers as TensorFlow does, towards minus infinity: tf2onnx rounds towards zero.
+
+    Where the quotient that is rounded towards zero leaves a rest, and the signs differ, it is 1 too
+    large, and the rest lacks one divisor.
+    """
+    del arguments
+    from tf2onnx import utils
+    from tf2onnx.onnx_opset import math
+
+    is_quotient, (x, y), output = node.type == "FloorDiv", node.input, node.output[0]
+    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
+    if not ir.DataType(dtype).is_integer():
+        if is_quotient:
+            math.FloorDiv.version_6(graph, node)
+        else:
+            math.FloorMod.version_7(graph, node)
+        return
+    graph.remove_node(name)
+
+    def made(kind: str, *inputs: str) -> str:
+        found: str = graph.make_node(kind, list(inputs)).output[0]
+        return found
+
+    def number(size: int) -> str:
+        array = np.array(size, utils.map_onnx_to_numpy_type(dtype))
+        found: str = graph.make_const(utils.make_name("number"), array).output[0]
+        return found
+
+    quotient, zero = made("Div", x, y), number(0)
+    rest = made("Sub", x, made("Mul", quotient, y))
+    signs_differ = made("Xor", made("Less", x, zero), made("Less", y, zero))
+    too_large = made("And", made("Not", made("Equal", rest, zero)), signs_differ)
+    if is_quotient:
+        choices = [made("Sub", quotient, number(1)), quotient]
+    else:
+        choices = [made("Add", rest, y), rest]
+    graph.make_node(
+        "Where", [too_large, *choices], name=name, outputs=[output],
+        dtypes=[dtype], shapes=[shape],
+    )  # fmt: skip
+
+
 def _as_rows(graph: Any, condition: str, chosen: str, other: str) -> str:
     """Let a vector choose whole rows, as the operator Select of TensorFlow 1 does."""
     from tf2onnx import utils
@@ -57,9 +131,15 @@ def _as_rows(graph: Any, condition: str, chosen: str, other: str) -> str:
     return reshaped
 
 
-HANDLERS: Mapping[str, tuple[_Handler, list[str]]] = {
-    "Erfc": (_erfc, []),
-    "Select": (_where, []),
-    "SelectV2": (_where, []),
-}
-"""What `process_tf_graph` takes as custom_op_handlers."""
+def handlers(opset: int) -> dict[str, tuple[_Handler, list[str]]]:
+    """Return what `process_tf_graph` takes as custom_op_handlers.
+
+    Args:
+        opset: What it writes.
+    """
+    found = {"Erfc": _erfc, "Select": _where, "SelectV2": _where}
+    if opset >= _WHERE_IS_THERE:
+        found |= {"FloorDiv": _floored, "FloorMod": _floored}
+    if opset >= _TOP_K_TAKES_A_TENSOR:
+        found["TopKV2"] = _top_k
+    return {name: (handler, []) for name, handler in found.items()}

@@ -15,7 +15,7 @@ from graphopt.convert.tensorflow_export import (
     finished_export,
     numbered_afresh,
 )
-from graphopt.convert.tensorflow_handlers import HANDLERS
+from graphopt.convert.tensorflow_handlers import handlers
 from graphopt.convert.tensorflow_network import reason
 from graphopt.errors import GraphoptError
 
@@ -33,14 +33,15 @@ def exported(path: Path, opset: int | None) -> ir.Model:
     from tf2onnx.optimizer import optimize_graph
     from tf2onnx.tfonnx import process_tf_graph
 
+    version = min(opset or NEWEST_OPSET, NEWEST_OPSET)
     with failures() as failed, numbered_afresh():
         try:
             with tf.Graph().as_default() as graph:
                 converted = process_tf_graph(
                     graph,
-                    opset=min(opset or NEWEST_OPSET, NEWEST_OPSET),
+                    opset=version,
                     tflite_path=str(path),
-                    custom_op_handlers=HANDLERS,
+                    custom_op_handlers=handlers(version),
                 )
                 proto = optimize_graph(converted).make_model("graphopt")
         except Exception as error:

@@ -1,0 +1,82 @@
+"""Numbers that tf2onnx by itself takes for others: negative integers, doubles, large integers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from graphopt.convert import Options, convert
+
+pytest.importorskip("tensorflow")
+pytest.importorskip("tf2onnx")
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _functions_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield
+    sys.modules.pop("tensorflow_integers", None)
+
+
+def results(name: str, opset: int | None = None, **feeds: Any) -> tuple[dict[str, Any], Any]:
+    """Run what was converted, and the function."""
+    source = f"tensorflow_integers:{name}"
+    model = convert(source, framework="tensorflow", options=Options(opset=opset)).model
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, feeds), strict=True))
+    import tensorflow_integers
+
+    expected = getattr(tensorflow_integers, name)(*feeds.values())
+    assert found.keys() == expected.keys()
+    return found, {key: value.numpy() for key, value in expected.items()}
+
+
+@pytest.mark.parametrize("opset", [None, 9, 13])
+def test_integers_are_divided_towards_minus_infinity(opset: int | None) -> None:
+    random = np.random.default_rng(0)
+    x = random.integers(-50, 50, (64, 4), dtype=np.int32)
+    y = random.choice(np.array([-7, -3, -1, 1, 2, 9], np.int32), (64, 4))
+    x[0] = np.iinfo(np.int32).min
+    y[0] = [2, 3, 7, -7]
+
+    found, expected = results("divided", opset, x=x, y=y)
+
+    np.testing.assert_array_equal(expected["floor"], x // y)
+    for key in expected:
+        np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_floats_are_divided_towards_minus_infinity() -> None:
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32) * 9
+    found, expected = results("divided_floats", x=x)
+    np.testing.assert_array_equal(found["floor"], expected["floor"])
+    np.testing.assert_allclose(found["rest"], expected["rest"], atol=1e-5)
+
+
+def test_the_largest_doubles_keep_all_digits() -> None:
+    x = 1 + np.random.default_rng(0).normal(size=(5, 4)) * 1e-12
+    found, expected = results("largest_doubles", x=x)
+    for key in expected:
+        assert found[key].dtype == expected[key].dtype
+        np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_the_largest_of_large_integers_is_found() -> None:
+    x = 2**40 + np.random.default_rng(0).permuted(np.arange(20).reshape(5, 4), axis=1)
+    found, expected = results("largest_integers", x=x)
+    for key in expected:
+        assert found[key].dtype == expected[key].dtype
+        np.testing.assert_array_equal(found[key], expected[key])
