@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,6 +166,36 @@ def in_type_of(nodes: ContainerNodes, name: str, value: Any) -> None:
     nodes.into(
         value.full_name, "Cast", [name], to=11 if isinstance(value.type, DoubleTensorType) else 1
     )
+
+
+def several_targets(
+    nodes: ContainerNodes, operator: Any, scores: Sequence[str], classes: Sequence[Array]
+) -> None:
+    """Write the outputs of a classifier of several targets.
+
+    Args:
+        nodes: Where to.
+        operator: Whose outputs are written: labels, (batch, targets), and scores, (targets, batch,
+            classes).
+        scores: Of each target, (batch, classes).
+        classes: Of each target.
+
+    Raises:
+        GraphoptError: The labels have several types.
+    """
+    from skl2onnx.common.data_types import DoubleTensorType
+
+    if len({own.dtype.kind in "OUS" for own in classes}) > 1:
+        raise GraphoptError("some of its targets are strings and some are numbers")
+    first, last = (nodes.constant(np.array([axis], np.int64)) for axis in (0, 1))
+    columns, layers = [], []
+    given, labels = operator.outputs[1], operator.outputs[0]
+    kind = 11 if isinstance(given.type, DoubleTensorType) else 1
+    for part, own in zip(scores, classes, strict=True):
+        columns.append(nodes.node("Unsqueeze", [write_label(nodes, part, own), last]))
+        layers.append(nodes.node("Unsqueeze", [nodes.node("Cast", [part], to=kind), first]))
+    nodes.into(labels.full_name, "Concat", columns, axis=1)
+    nodes.into(given.full_name, "Concat", layers, axis=0)
 
 
 def _histogram_classifier(scope: Any, operator: Any, container: Any) -> None:

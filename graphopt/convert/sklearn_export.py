@@ -57,6 +57,7 @@ def export(
     from graphopt.convert.sklearn_converters import register_booster, register_converters
     from graphopt.convert.sklearn_functions import register_functions
     from graphopt.convert.sklearn_meta import register_meta
+    from graphopt.convert.sklearn_neighbours import register_neighbours
     from graphopt.convert.sklearn_stacking import register_stacking
     from graphopt.convert.sklearn_targets import register_targets
     from graphopt.convert.sklearn_trees import register_trees
@@ -64,6 +65,7 @@ def export(
     register_converters()
     register_functions()
     register_meta()
+    register_neighbours()
     register_stacking()
     register_targets()
     register_trees()

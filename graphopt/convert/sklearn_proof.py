@@ -12,7 +12,7 @@ from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.parity import Parity, Reference, checked
 from graphopt.convert.sklearn_inputs import Table, examples, from_data
 from graphopt.convert.sklearn_reference import Output, values_of
-from graphopt.convert.sklearn_ties import decided_rows
+from graphopt.convert.sklearn_ties import decided_rows, reason
 from graphopt.convert.ties import tie_note
 from graphopt.errors import GraphoptError
 from graphopt.runtime.difference import Difference, Tolerance
@@ -88,7 +88,9 @@ def without_ties(subject: Subject, batch: Batch) -> tuple[Batch, list[str]]:
     kept = decided_rows(subject.estimator, subject.table, subject.wanted, batch, subject.source)
     if kept.all() or not kept.any():
         return batch, []
-    return {name: array[kept] for name, array in batch.items()}, [tie_note(kept)]
+    return {name: array[kept] for name, array in batch.items()}, [
+        tie_note(kept, reason(subject.estimator))
+    ]
 
 
 def prove_data(
@@ -142,14 +144,10 @@ def prove_data(
         )
         for name, difference in differences.items()
     ]
-    notes = (
-        []
-        if compared == total
-        else [
-            f"of {total} samples of {options.data}, {total - compared}"
-            " were not compared: two classes are equally probable there"
-        ]
-    )
+    notes = []
+    if compared < total:
+        left, why = total - compared, reason(subject.estimator)
+        notes.append(f"{left} of {total} samples of {options.data} were not compared: {why}")
     return replace(
         conversion,
         parity=(*conversion.parity, *parity),

@@ -10,11 +10,22 @@ import numpy as np
 from graphopt.convert.sklearn_inputs import Table
 from graphopt.convert.sklearn_outputs import last_of
 from graphopt.convert.sklearn_reference import Output, values_of
-from graphopt.convert.ties import TIE, decided
+from graphopt.convert.ties import CLASSES, TIE, decided
 from graphopt.runtime.difference import Doubles
 from graphopt.runtime.feeds import Array, Batch
 
 _METHODS = ("decision_function", "predict_proba")
+
+
+def reason(estimator: Any) -> str:
+    """Say why samples are left out."""
+    if _is_by_neighbours(last_of(estimator)):
+        return "two neighbours or classes are level there, and rounding decides between them"
+    return CLASSES
+
+
+def _is_by_neighbours(last: Any) -> bool:
+    return type(last).__name__ in ("KNeighborsClassifier", "KNeighborsRegressor")
 
 
 def decided_rows(
@@ -30,6 +41,38 @@ def decided_rows(
         GraphoptError: The estimator does not take the samples.
     """
     kept = np.ones(len(next(iter(batch.values()))), bool)
+    if _is_by_neighbours(last_of(estimator)):
+        kept = _labels_decided(estimator, table, wanted, batch, source, kept)
+        both: Array = np.logical_and(kept, _neighbours_decided(estimator, table.joined(batch)))
+        return both
+    return _labels_decided(estimator, table, wanted, batch, source, kept)
+
+
+def _neighbours_decided(estimator: Any, samples: Any) -> Array:
+    """Tell which samples have a last neighbour that is nearer than the next one."""
+    while hasattr(estimator, "best_estimator_") or type(estimator).__name__ == "Pipeline":
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            if len(estimator.steps) > 1:
+                samples = estimator[:-1].transform(samples)
+            estimator = estimator.steps[-1][1]
+    count = estimator.n_neighbors + 1
+    if count > estimator.n_samples_fit_:
+        return np.ones(len(samples), bool)
+    distances = estimator.kneighbors(samples, count)[0]
+    found: Array = distances[:, -1] - distances[:, -2] > TIE * distances[:, -1]
+    return found
+
+
+def _labels_decided(
+    estimator: Any,
+    table: Table,
+    wanted: Sequence[Output],
+    batch: Batch,
+    source: str,
+    kept: Array,
+) -> Array:
     if not any(item.name == "label" for item in wanted):
         return kept
     labels = np.asarray(values_of(estimator, table, Output("label", "predict"), batch, source))

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphopt.convert.boosting_trees import Trees, write_label
-from graphopt.convert.sklearn_converters import ContainerNodes, in_type_of
+from graphopt.convert.sklearn_converters import ContainerNodes, in_type_of, several_targets
 from graphopt.convert.sklearn_override import override
-from graphopt.errors import GraphoptError
 from graphopt.runtime.difference import Doubles
 from graphopt.runtime.feeds import Array
 
@@ -54,18 +53,11 @@ def _classifier(scope: Any, operator: Any, container: Any) -> None:
     if several:
         sizes = nodes.constant(np.array([len(own) for own in classes], np.int64))
         parts = nodes.nodes("Split", [sums, sizes], len(classes), axis=1)
-    labels = [write_label(nodes, part, own) for part, own in zip(parts, classes, strict=True)]
-    if not several:
-        nodes.into(operator.outputs[0].full_name, "Identity", labels)
-        in_type_of(nodes, sums, operator.outputs[1])
+    if several:
+        several_targets(nodes, operator, parts, classes)
         return
-    if len({own.dtype.kind in "OUS" for own in classes}) > 1:
-        raise GraphoptError("some of its targets are strings and some are numbers")
-    last, first = (nodes.constant(np.array([axis], np.int64)) for axis in (1, 0))
-    columns = [nodes.node("Unsqueeze", [label, last]) for label in labels]
-    nodes.into(operator.outputs[0].full_name, "Concat", columns, axis=1)
-    layers = [nodes.node("Unsqueeze", [part, first]) for part in parts]
-    nodes.into(operator.outputs[1].full_name, "Concat", layers, axis=0)
+    nodes.into(operator.outputs[0].full_name, "Identity", [write_label(nodes, sums, classes[0])])
+    in_type_of(nodes, sums, operator.outputs[1])
 
 
 def _regressor(scope: Any, operator: Any, container: Any) -> None:

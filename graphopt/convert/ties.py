@@ -18,9 +18,9 @@ def decided(scores: Array) -> Array:
     return found
 
 
-def tie_note(kept: Array) -> str:
+CLASSES = "two classes are equally probable there, and rounding decides on the label"
+
+
+def tie_note(kept: Array, why: str = CLASSES) -> str:
     """Say how many samples are left out."""
-    return (
-        f"{np.count_nonzero(kept == 0)} of {len(kept)} samples were not compared: two classes are"
-        " equally probable there, and rounding decides on the label"
-    )
+    return f"{np.count_nonzero(kept == 0)} of {len(kept)} samples were not compared: {why}"
