@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from graphopt.callables import is_callable_spec
+from graphopt.convert.built import recognised
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.onnx_files import member_of
 from graphopt.errors import GraphoptError
@@ -49,20 +50,29 @@ def convert(
 
     Args:
         source: A file, or `module:callable`, which is called without arguments.
-        framework: A key of `FRAMEWORKS`; None: recognised by the content of the file, and torch
-            for a callable.
+        framework: A key of `FRAMEWORKS`; None: recognised by the content of the file, or by the
+            class of what a callable returns.
         options: What to ask for.
 
     Raises:
         GraphoptError: The source cannot be read or exported.
         CheckFailed: ONNX Runtime computes something else than the framework.
     """
+    options = options or Options()
+    if framework is None and _names_a_callable(source):
+        with recognised(source, _DEFAULT_FOR_CALLABLES) as found:
+            return _module(found).convert(source, options)
     chosen = framework or _recognised(source)
     if chosen not in FRAMEWORKS:
         raise GraphoptError(
             f"no framework is called {chosen!r}", fix=f"choose from {', '.join(FRAMEWORKS)}"
         )
-    return _module(chosen).convert(source, options or Options())
+    return _module(chosen).convert(source, options)
+
+
+def _names_a_callable(source: str) -> bool:
+    path, member = member_of(source)
+    return member is None and is_callable_spec(source) and not path.exists()
 
 
 def _recognised(source: str) -> str:
@@ -70,8 +80,6 @@ def _recognised(source: str) -> str:
     if member is not None or source == _STDIN:
         return "onnx"
     if not path.exists():
-        if is_callable_spec(source):
-            return _DEFAULT_FOR_CALLABLES
         raise GraphoptError(
             "no such file", file=source, fix="give a file, or module:callable returning a model"
         )

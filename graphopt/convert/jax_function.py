@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from graphopt.callables import import_callable
+from graphopt.convert.built import build
 from graphopt.convert.contract import Options
 from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
@@ -70,7 +71,7 @@ def _made(spec: str) -> Any:
     if any(_must_be_given(item) for item in _parameters(function, spec).values()):
         return function
     try:
-        return function()
+        return build(spec)
     except GraphoptError:
         raise
     except Exception as error:

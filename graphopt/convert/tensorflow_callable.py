@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphopt.callables import import_callable
+from graphopt.convert.built import build
 from graphopt.convert.tensorflow_network import Input, Network, reason
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array
@@ -22,14 +23,15 @@ def open_callable(spec: str) -> Network:
     Raises:
         GraphoptError: It fails, or makes something else.
     """
-    found: object = import_callable(spec)
-    if not _is_function(found):
+    found: object = _as_function(import_callable(spec))
+    if not _is_function(found) and not _is_keras(found):
         try:
-            found = found()  # type: ignore[operator]  # import_callable returned it
+            found = build(spec)
         except Exception as error:
             # The user's function may raise anything.
             raise GraphoptError(f"fails: {reason(error)}", file=spec) from error
     made, examples = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
+    made = _as_function(made)
     if _is_keras(made):
         from graphopt.convert.keras_network import network_of
 
@@ -84,6 +86,13 @@ def tree_names(tree: object, name: str = "") -> list[str]:
     return [
         leaf for key, item in parts for leaf in tree_names(item, f"{name}_{key}" if name else key)
     ]
+
+
+def _as_function(found: object) -> object:
+    """Take a tf.Module for what calling it does, where that is a tf.function."""
+    call = getattr(found, "__call__", None)  # noqa: B004  # A bound tf.function is asked for.
+    is_plain = _is_function(found) or _is_keras(found) or not _is_function(call)
+    return found if is_plain else call
 
 
 def _is_function(found: object) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from graphopt.callables import import_callable, is_callable_spec
+from graphopt.callables import is_callable_spec
+from graphopt.convert.built import build
 from graphopt.convert.contract import Options
 from graphopt.convert.reasons import first_line
 from graphopt.convert.torch_files import UNREADABLE, Kind, kind_of, pickled_class
@@ -133,7 +134,7 @@ def _built(spec: str, options: Options) -> Network:
     import torch
 
     try:
-        made = import_callable(spec)()
+        made = build(spec)
     except GraphoptError:
         raise
     except Exception as error:
