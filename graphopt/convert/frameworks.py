@@ -76,6 +76,10 @@ def _names_a_callable(source: str) -> bool:
 
 
 def _recognised(source: str) -> str:
+    if not source:
+        raise GraphoptError(
+            "no source is named", fix="give a file, or module:callable returning a model"
+        )
     path, member = member_of(source)
     if member is not None or source == _STDIN:
         return "onnx"
@@ -83,9 +87,17 @@ def _recognised(source: str) -> str:
         raise GraphoptError(
             "no such file", file=source, fix="give a file, or module:callable returning a model"
         )
+    if path.is_dir() and not _module("tensorflow").recognises(path):
+        raise GraphoptError(
+            "is a folder that holds no SavedModel",
+            file=source,
+            fix="give a SavedModel's folder, or a file",
+        )
     for name in FRAMEWORKS:
         if _module(name).recognises(path):
             return name
+    if not path.stat().st_size:
+        raise GraphoptError("is empty", file=source, fix="save the model again")
     raise GraphoptError(
         "is of no framework that graphopt knows by its content",
         file=source,

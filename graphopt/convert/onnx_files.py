@@ -129,7 +129,9 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except zipfile.BadZipFile as error:
-        raise GraphoptError("is a broken or truncated zip archive", file=path) from error
+        raise GraphoptError(
+            "is a broken or truncated zip archive", file=path, fix="fetch or pack it again"
+        ) from error
     except (zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise GraphoptError(f"cannot be unpacked: {error}", file=path) from error
 

@@ -110,3 +110,39 @@ def test_a_model_that_is_onnx_already_is_carried_over(
     model = onnx.load(out)
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 13)]
+
+
+@pytest.mark.parametrize("name", ["folder/", "folder//", "missing/", "folder/..", ""])
+def test_a_folder_is_no_output(graphopt: Callable[..., Ran], tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    fixture = Path(__file__).parents[2] / "fixtures" / "digits_mlp.onnx"
+    out = f"{tmp_path}/{name}" if name else ""
+    done = graphopt("convert", str(fixture), "-o", out)
+    assert done.code == 2
+    assert "names a folder, not a file; name a file, as in" in done.err or not name
+    assert len(done.err.splitlines()) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.keras", "is empty; save the model again"),
+        ("model.tflite", "is empty; save the model again"),
+        ("models.zip", "is empty; save the model again"),
+        ("folder", "is a folder that holds no SavedModel; give a SavedModel's folder, or a file"),
+        ("", "no source is named; give a file, or module:callable returning a model"),
+    ],
+)
+def test_nothing_to_convert_is_said_to_be_nothing(
+    graphopt: Callable[..., Ran], tmp_path: Path, name: str, message: str
+) -> None:
+    source = tmp_path / name
+    if name == "folder":
+        source.mkdir()
+    elif name:
+        source.touch()
+    done = graphopt("convert", str(source) if name else "", "-o", str(tmp_path / "out.onnx"))
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
