@@ -20,8 +20,8 @@ from graphopt.convert.boosting_graph import (
     Outcome,
     Sums,
     converted,
-    samples,
 )
+from graphopt.convert.boosting_samples import samples
 from graphopt.convert.boosting_trees import Trees
 from graphopt.convert.boosting_trial import try_reading
 from graphopt.convert.contract import Conversion, Options
@@ -99,11 +99,11 @@ def convert(source: str, options: Options) -> Conversion:
     require(["catboost"], "catboost", "CatBoost")
     booster = _loaded(source)
     boosted = read(booster, source)
-    features = samples(boosted.width, boosted.borders, {}, options)
+    compared = samples(boosted.width, boosted.borders, {}, options)
     return converted(
         "catboost",
         boosted,
-        features,
+        compared,
         lambda nodes, name: write_sums(nodes, name, boosted),
         _predictor(booster, boosted),
         options,

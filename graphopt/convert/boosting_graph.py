@@ -9,20 +9,17 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.convert.boosting_samples import Samples
 from graphopt.convert.boosting_trees import ML_DOMAIN, ML_OPSET, write_label, write_two_classes
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import finish
 from graphopt.convert.parity import Reference
 from graphopt.convert.ties import decided, tie_note
-from graphopt.errors import GraphoptError
-from graphopt.runtime.feeds import Array, Batch, open_feeds
+from graphopt.runtime.feeds import Array, Batch
 
 Link = Literal["identity", "sigmoid", "softmax", "exp", "softplus", "sign_square", "step"]
 
 _OPSET = 21
-_SAMPLES = 29
-_MISSING = 5
-"""Every so many values of a made-up sample are missing."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +141,17 @@ def build(
 def write_outcome(nodes: GraphNodes, raw: str, targets: int, outcome: Outcome) -> None:
     """Write the outputs: `label` and `probabilities`, or `variable`."""
     predicted = write_link(nodes, raw, outcome)
+    # Sigmoids of large sums are 1, all of them; their order is that of the sums.
+    scores = raw if outcome.link == "sigmoid" and outcome.scale > 0 else predicted
     if not outcome.classes:
         nodes.output(predicted, outcome.predictions, ir.DataType.FLOAT, [targets])
         return
     if targets == 1:
         predicted, targets = write_two_classes(nodes, predicted), 2
+        scores = predicted
     classes = outcome.label(targets)
     kind = ir.DataType.STRING if classes.dtype.kind == "U" else ir.DataType.INT64
-    nodes.output(write_label(nodes, predicted, classes), "label", kind, [])
+    nodes.output(write_label(nodes, scores, classes), "label", kind, [])
     nodes.output(predicted, "probabilities", ir.DataType.FLOAT, [targets])
 
 
@@ -181,57 +181,10 @@ def as_category(nodes: Any, features: str, columns: Sequence[int], width: int, d
     return str(nodes.node("Where", [nodes.constant(mask), whole, features]))
 
 
-def samples(
-    width: int, splits: Sequence[tuple[int, float]], categories: dict[int, int], options: Options
-) -> Array:
-    """Take samples of `--data`, or make some up in the range of the thresholds, and beyond.
-
-    Args:
-        width: Number of features.
-        splits: Feature and threshold of every split.
-        categories: By feature: the largest category.
-        options: With the data.
-
-    Raises:
-        GraphoptError: The data has another width, or several arrays.
-    """
-    if options.data is not None:
-        return _from_data(options.data, width)
-    random = np.random.default_rng(0)
-    values = random.normal(size=(_SAMPLES, width))
-    by_feature: dict[int, list[float]] = {}
-    for feature, split in splits:
-        by_feature.setdefault(feature, []).append(split)
-    for feature, found in by_feature.items():
-        limits = np.clip([min(found), max(found)], -1e30, 1e30)
-        margin = 0.1 * (limits[1] - limits[0]) + 0.5
-        values[:, feature] = random.uniform(limits[0] - margin, limits[1] + margin, _SAMPLES)
-        # Every third sample sits on a threshold, where a rounding error would show.
-        values[::3, feature] = random.choice(np.clip(found, -1e30, 1e30), len(values[::3]))
-    for feature, largest in categories.items():
-        values[:, feature] = random.integers(-1, largest + 2, _SAMPLES)
-    values[_MISSING - 1 :: _MISSING][random.random((_SAMPLES // _MISSING, width)) < 0.5] = np.nan
-    return values.astype(np.float32)
-
-
-def _from_data(data: str, width: int) -> Array:
-    batch = next(open_feeds(data).batches(_SAMPLES))
-    if len(batch) != 1:
-        raise GraphoptError(f"has {', '.join(batch)}; the model takes one array", file=data)
-    array = next(iter(batch.values()))
-    if array.ndim != 2 or array.shape[1] != width or array.dtype.kind not in "fiub":
-        raise GraphoptError(
-            f"holds {array.dtype}{list(array.shape)}; the model takes numbers of shape"
-            f" [batch, {width}]",
-            file=data,
-        )
-    return array if array.dtype == np.float64 else array.astype(np.float32)
-
-
 def converted(
     title: str,
     boosted: Sums,
-    features: Array,
+    compared: Samples,
     write: Callable[[GraphNodes, str], str],
     predict: Callable[[Array], Array],
     options: Options,
@@ -244,13 +197,14 @@ def converted(
     Args:
         title: Name of the graph.
         boosted: What is known of the model.
-        features: Samples.
+        compared: Samples.
         write: Writes the sums over the trees; gives their name.
         predict: The library: samples to probabilities of the classes, or predictions.
         options: What to ask for.
         rounds: Whether the library rounds every feature to float32.
         notes: For the user.
     """
+    features = compared.features
     dtype, outcome = ir.DataType.from_numpy(features.dtype), boosted.outcome
 
     def sums(nodes: GraphNodes, name: str) -> tuple[str, int]:
@@ -259,7 +213,7 @@ def converted(
         return write(nodes, name), boosted.targets
 
     model = build(title, boosted.width, dtype, sums, outcome, options.opset)
-    told = list(notes)
+    told = [*notes, *compared.notes]
     if outcome.classes:
         kept = decided(predict(features))
         if kept.any() and not kept.all():
@@ -270,11 +224,12 @@ def converted(
 
 def _reference(predict: Callable[[Array], Array], outcome: Outcome) -> Reference:
     def run(batch: Batch) -> Sequence[Array]:
-        found = predict(next(iter(batch.values()))).astype(np.float32)
+        exact = predict(next(iter(batch.values())))
+        found = exact.astype(np.float32)
         if not outcome.classes:
             return [found]
         names = outcome.label(found.shape[1])
         names = names.astype(object if names.dtype.kind == "U" else np.int64)
-        return [names[found.argmax(axis=1)], found]
+        return [names[exact.argmax(axis=1)], found]
 
     return run

@@ -17,8 +17,8 @@ from graphopt.convert.boosting_graph import (
     Sums,
     as_category,
     converted,
-    samples,
 )
+from graphopt.convert.boosting_samples import samples
 from graphopt.convert.boosting_trees import Trees, add_choice
 from graphopt.convert.boosting_trial import try_reading
 from graphopt.convert.contract import Conversion, Options
@@ -93,12 +93,12 @@ def convert(source: str, options: Options) -> Conversion:
     booster = _loaded(source)
     boosted = read(booster, source)
     splits, categories = splits_of(boosted)
-    features = samples(boosted.width, splits, categories, options)
+    compared = samples(boosted.width, splits, categories, options)
     return converted(
         "lightgbm",
         boosted,
-        features,
-        lambda nodes, name: write_sums(nodes, name, boosted, features.dtype),
+        compared,
+        lambda nodes, name: write_sums(nodes, name, boosted, compared.features.dtype),
         _predictor(booster, boosted),
         options,
         rounds=False,

@@ -17,8 +17,8 @@ from graphopt.convert.boosting_graph import (
     Sums,
     as_category,
     converted,
-    samples,
 )
+from graphopt.convert.boosting_samples import samples
 from graphopt.convert.boosting_trees import Trees, add_choice
 from graphopt.convert.boosting_trial import try_reading
 from graphopt.convert.contract import Conversion, Options
@@ -96,7 +96,7 @@ def convert(source: str, options: Options) -> Conversion:
     booster = _loaded(source)
     boosted = read(booster, source)
     splits, categories = splits_of(boosted)
-    features = samples(boosted.width, splits, categories, options)
+    compared = samples(boosted.width, splits, categories, options, infinite=False)
     notes = []
     if boosted.stop is not None:
         notes.append(
@@ -106,7 +106,7 @@ def convert(source: str, options: Options) -> Conversion:
     return converted(
         "xgboost",
         boosted,
-        features,
+        compared,
         lambda nodes, name: write_sums(nodes, name, boosted),
         _predictor(booster, boosted),
         options,
@@ -277,13 +277,19 @@ def _predictor(booster: Any, boosted: Boosted) -> Any:
     softmax = boosted.outcome.link == "softmax"
 
     def predict(features: Array) -> Array:
-        matrix = xgboost.DMatrix(
-            features,
-            feature_names=booster.feature_names,
-            feature_types=booster.feature_types,
-            enable_categorical=True,
-            nthread=1,
-        )
+        try:
+            matrix = xgboost.DMatrix(
+                features,
+                feature_names=booster.feature_names,
+                feature_types=booster.feature_types,
+                enable_categorical=True,
+                nthread=1,
+            )
+        except (xgboost.core.XGBoostError, ValueError) as error:
+            raise GraphoptError(
+                f"XGBoost does not take the samples: {behind(': ', error)}",
+                fix="give others with --data",
+            ) from error
         found = booster.predict(
             matrix, iteration_range=stop, output_margin=softmax, strict_shape=True
         )
