@@ -68,13 +68,16 @@ def register_booster(kind: Hashable) -> None:
             options={"zipmap": [True, False, "columns"], "nocl": [True, False]},
         )
     else:
-        update_registered_converter(kind, name, _one_matrix, _booster_regressor)
+        update_registered_converter(kind, name, one_matrix, _booster_regressor)
 
 
-def _one_matrix(operator: Any) -> None:
-    from skl2onnx.common.data_types import FloatTensorType
+def one_matrix(operator: Any) -> None:
+    """Declare one output, a matrix of floats of the type of the input."""
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
-    operator.outputs[0].type = FloatTensorType([operator.inputs[0].get_first_dimension(), None])
+    given = operator.inputs[0]
+    kind = DoubleTensorType if isinstance(given.type, DoubleTensorType) else FloatTensorType
+    operator.outputs[0].type = kind([given.get_first_dimension(), None])
 
 
 def _booster_classifier(scope: Any, operator: Any, container: Any) -> None:

@@ -56,6 +56,7 @@ def export(
     """
     from graphopt.convert.sklearn_converters import register_booster, register_converters
     from graphopt.convert.sklearn_functions import register_functions
+    from graphopt.convert.sklearn_kernels import register_kernels
     from graphopt.convert.sklearn_meta import register_meta
     from graphopt.convert.sklearn_neighbours import register_neighbours
     from graphopt.convert.sklearn_stacking import register_stacking
@@ -64,6 +65,7 @@ def export(
 
     register_converters()
     register_functions()
+    register_kernels()
     register_meta()
     register_neighbours()
     register_stacking()
@@ -194,9 +196,12 @@ def _prepared(estimator: Any, table: Table) -> Any:
     """A copy of the estimator that skl2onnx takes: it computes the same."""
     made = copy.deepcopy(estimator)
     for _, part in parts(made):
-        if type(part).__name__ == "VotingClassifier":
+        kind = type(part).__name__
+        if kind == "VotingClassifier":
             # What it says is of `transform` alone, and skl2onnx refuses it.
             part.flatten_transform = False
+        if kind.startswith("Voting") and part.weights is not None:
+            part.weights = np.asarray(part.weights, np.float64)
         if is_string_imputer(part) and not isinstance(part.missing_values, str):
             part.missing_values = ""
     used = [column for item in table.inputs for column in item.columns]
