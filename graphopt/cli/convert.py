@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from graphopt.cli.output_file import OutputFile
+from graphopt.cli.output_file import output_file
 from graphopt.cli.streams import beside, check_streams
 from graphopt.cli.tolerance_options import tolerance_of, tolerance_options
 from graphopt.errors import GraphoptError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     required=True,
-    type=OutputFile(),
+    callback=output_file,
     help="The ONNX file; in ONNX's text syntax where it ends in .onnxtxt.",
 )
 @click.option(

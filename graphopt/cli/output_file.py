@@ -1,10 +1,9 @@
-"""The type of options that name a file to write."""
+"""What options that name a file to write make of their text."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -13,23 +12,17 @@ from graphopt.errors import GraphoptError
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 
 
-class OutputFile(click.ParamType):
-    """A path that does not end as a folder's does: `pathlib` would forget the separator."""
+def output_file(context: click.Context, option: click.Parameter, text: str) -> Path:
+    """Return the path of an option; a click callback.
 
-    name = "file"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path.
-
-        Raises:
-            GraphoptError: It names a folder.
-        """
-        del param, ctx
-        text = os.fspath(value)
-        if not text or text.endswith(_SEPARATORS) or Path(text).name in {"", ".."}:
-            raise GraphoptError(
-                "names a folder, not a file" if text else "-o names no file",
-                file=text or None,
-                fix=f"name a file, as in {Path(text) / 'model.onnx'}",
-            )
-        return Path(text)
+    Raises:
+        GraphoptError: It ends as a folder's does; `pathlib` would forget the separator.
+    """
+    del context, option
+    if not text or text.endswith(_SEPARATORS) or Path(text).name in {"", ".."}:
+        raise GraphoptError(
+            "names a folder, not a file" if text else "-o names no file",
+            file=text or None,
+            fix=f"name a file, as in {Path(text) / 'model.onnx'}",
+        )
+    return Path(text)
