@@ -13,6 +13,7 @@ import onnx_ir as ir
 from graphopt.convert.contract import Options
 from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn_boosting import is_boosted
+from graphopt.convert.sklearn_discriminants import as_projection
 from graphopt.convert.sklearn_inputs import Table, fronts, is_string_imputer
 from graphopt.convert.sklearn_outputs import last_of
 from graphopt.convert.sklearn_reference import Output
@@ -55,6 +56,7 @@ def export(
         GraphoptError: skl2onnx has no way to write one of its parts, which is named.
     """
     from graphopt.convert.sklearn_converters import register_booster, register_converters
+    from graphopt.convert.sklearn_discriminants import register_discriminants
     from graphopt.convert.sklearn_functions import register_functions
     from graphopt.convert.sklearn_kernels import register_kernels
     from graphopt.convert.sklearn_meta import register_meta
@@ -64,6 +66,7 @@ def export(
     from graphopt.convert.sklearn_trees import register_trees
 
     register_converters()
+    register_discriminants()
     register_functions()
     register_kernels()
     register_meta()
@@ -202,6 +205,12 @@ def _prepared(estimator: Any, table: Table) -> Any:
             part.flatten_transform = False
         if kind.startswith("Voting") and part.weights is not None:
             part.weights = np.asarray(part.weights, np.float64)
+        if kind == "Pipeline":
+            last = len(part.steps) - 1
+            part.steps = [
+                (name, as_projection(step) if number < last else step)
+                for number, (name, step) in enumerate(part.steps)
+            ]
         if is_string_imputer(part) and not isinstance(part.missing_values, str):
             part.missing_values = ""
     used = [column for item in table.inputs for column in item.columns]
