@@ -111,7 +111,7 @@ class Chatty(nn.Module):
 
 
 def mlp() -> tuple[nn.Module, tuple[Tensor, ...]]:
-    return Mlp(), (torch.randn(3, 6, generator=torch.Generator().manual_seed(1)),)
+    return Mlp().eval(), (torch.randn(3, 6, generator=torch.Generator().manual_seed(1)),)
 
 
 def mlp_alone() -> nn.Module:
