@@ -13,9 +13,9 @@ import onnx_ir as ir
 from graphopt.convert.contract import Options
 from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn_boosting import is_boosted
-from graphopt.convert.sklearn_discriminants import as_projection
 from graphopt.convert.sklearn_inputs import Table, fronts, is_string_imputer
 from graphopt.convert.sklearn_outputs import last_of
+from graphopt.convert.sklearn_preprocessing import as_transformer, replace_inside
 from graphopt.convert.sklearn_reference import Output
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.session import Session
@@ -61,6 +61,7 @@ def export(
     from graphopt.convert.sklearn_kernels import register_kernels
     from graphopt.convert.sklearn_meta import register_meta
     from graphopt.convert.sklearn_neighbours import register_neighbours
+    from graphopt.convert.sklearn_preprocessing import register_preprocessing
     from graphopt.convert.sklearn_stacking import register_stacking
     from graphopt.convert.sklearn_targets import register_targets
     from graphopt.convert.sklearn_trees import register_trees
@@ -71,6 +72,7 @@ def export(
     register_kernels()
     register_meta()
     register_neighbours()
+    register_preprocessing()
     register_stacking()
     register_targets()
     register_trees()
@@ -198,6 +200,8 @@ def _widen(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
 def _prepared(estimator: Any, table: Table) -> Any:
     """A copy of the estimator that skl2onnx takes: it computes the same."""
     made = copy.deepcopy(estimator)
+    if hasattr(made, "transform") and not hasattr(made, "predict"):
+        made = as_transformer(made)
     for _, part in parts(made):
         kind = type(part).__name__
         if kind == "VotingClassifier":
@@ -205,12 +209,7 @@ def _prepared(estimator: Any, table: Table) -> Any:
             part.flatten_transform = False
         if kind.startswith("Voting") and part.weights is not None:
             part.weights = np.asarray(part.weights, np.float64)
-        if kind == "Pipeline":
-            last = len(part.steps) - 1
-            part.steps = [
-                (name, as_projection(step) if number < last else step)
-                for number, (name, step) in enumerate(part.steps)
-            ]
+        replace_inside(part)
         if is_string_imputer(part) and not isinstance(part.missing_values, str):
             part.missing_values = ""
     used = [column for item in table.inputs for column in item.columns]
@@ -273,6 +272,12 @@ def _check_supported(estimator: Any, source: str) -> None:
 
     for path, part in parts(estimator):
         kind = type(part)
+        if kind.__name__ == "KNNImputer":
+            raise GraphoptError(
+                "KNNImputer cannot be converted: what skl2onnx writes fills in other values",
+                file=source,
+                fix="use SimpleImputer, or convert the steps behind it",
+            )
         known = (
             kind in sklearn_parsers_map or sklearn_operator_name_map.get(kind) in _converter_pool
         )

@@ -58,6 +58,8 @@ def thresholds(leaf: Any) -> Iterator[tuple[int, float]]:
     if is_boosted(leaf):
         yield from booster_splits(leaf)
         return
+    for at, edges in enumerate(getattr(leaf, "bin_edges_", ())):
+        yield from ((at, float(edge)) for edge in edges)
     tree = getattr(leaf, "tree_", None)
     if tree is not None:
         inner = tree.children_left >= 0
