@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
 from graphopt.convert.finishing import finish, require
 from graphopt.convert.inner_precision import inner_tolerances
-from graphopt.convert.jax_errors import export_reason
+from graphopt.convert.jax_export import exported
 from graphopt.convert.jax_function import Function, open_function, path_name
 from graphopt.convert.jax_interface import fit_interface
+from graphopt.convert.layout import to_channels_first
 from graphopt.convert.parity import REFUSED, Reference
 from graphopt.convert.quiet import quiet
 from graphopt.convert.reasons import first_line
@@ -24,8 +24,6 @@ from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 
 _BATCH = "batch"
-_OLDEST, _NEWEST = 21, 25
-"""Opsets that jax2onnx writes; others come of rewriting."""
 
 Dims = tuple[Dim, ...]
 
@@ -134,14 +132,16 @@ def _converted(
 ) -> Conversion:
     specs = _specs(function, dims)
     shapes = _output_shapes(function, specs)
-    model = _exported(function, specs, options)
+    model = exported(function, specs, options)
     notes = [*function.notes, *fit_interface(model, function, dims, shapes)]
     if refused and _is_fixed(dims):
         notes.append(f"every size stays as in the example inputs: {refused}")
-    reference = _reference(function)
-    allowed = inner_tolerances(model, function.examples, reference, options)
+    examples, reference = list(function.examples), _reference(function)
+    if options.layout == "nchw":
+        examples, reference = to_channels_first(model, examples, reference)
+    allowed = inner_tolerances(model, examples, reference, options)
     with missing_kernels(model, function.source, "let the function compute in float32"):
-        done = finish(model, function.examples, reference, options, allowed=allowed, notes=notes)
+        done = finish(model, examples, reference, options, allowed=allowed, notes=notes)
     if not options.dynamic_shapes and not _is_fixed(dims) and _ran_only_once(done):
         # Tracing does not find every size that is written into a function.
         raise GraphoptError(f"it takes no other batch: {done.notes[-1]}", file=function.source)
@@ -190,32 +190,6 @@ def _output_shapes(function: Function, specs: Sequence[Any]) -> list[tuple[str, 
 
 def _numbered(path: Sequence[Any]) -> bool:
     return bool(path) and not path_name(path[:1]).isidentifier()
-
-
-def _exported(function: Function, specs: Sequence[Any], options: Options) -> ir.Model:
-    import jax2onnx
-
-    wide = any(np.dtype(example.dtype).itemsize == 8 for example in function.examples)
-    chosen = {} if options.opset is None else {"opset": min(max(options.opset, _OLDEST), _NEWEST)}
-    try:
-        model: ir.Model = jax2onnx.to_onnx(
-            function.call,
-            list(specs),
-            model_name=function.source.rpartition(":")[2],
-            enable_double_precision=wide,
-            return_mode="ir",
-            **chosen,
-        )
-    except Exception as error:
-        # Its plugins raise whatever they stumble over.
-        raise GraphoptError(
-            export_reason(error, function.call, specs), file=function.source
-        ) from error
-    if options.opset is not None:
-        from graphopt.convert.onnx_opset import to_opset
-
-        to_opset(model, options.opset, function.source)
-    return model
 
 
 def _reference(function: Function) -> Reference:

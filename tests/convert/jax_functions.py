@@ -147,3 +147,30 @@ def number() -> int:
 
 def broken() -> Example:
     raise ValueError("no weights here")
+
+
+def remainders() -> Example:
+    """Integers of both signs; jax2onnx's `rem` gives shapes with JAX's symbols to ONNX."""
+    numbers = np.arange(-6, 6, dtype=np.int32).reshape(3, 4)
+    return lambda n: {"floor": n // 4, "rest": n % 4}, numbers
+
+
+def sums_along_an_axis() -> Example:
+    """A call that jax2onnx's stand-in for `jax.numpy.cumsum` does not take."""
+    return lambda x: jnp.cumsum(x, 1), ROWS
+
+
+class Pooled(flax.linen.Module):
+    @flax.linen.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        x = flax.linen.relu(flax.linen.Conv(4, (3, 3))(image))
+        return flax.linen.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+IMAGES = np.random.default_rng(0).standard_normal((2, 8, 8, 3)).astype(np.float32)
+
+
+def pooled() -> Example:
+    """A call that jax2onnx's stand-in for flax's `avg_pool` does not take."""
+    module = Pooled()
+    return module.bind(module.init(jax.random.key(0), IMAGES)), IMAGES

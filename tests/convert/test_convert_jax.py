@@ -54,7 +54,12 @@ def run(model: ir.Model, *arrays: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
-@pytest.mark.parametrize("name", ["nnx_module", "linen_module", "convolution", "running_sum"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nnx_module", "linen_module", "convolution", "running_sum", "sums_along_an_axis", "pooled",
+    ],
+)  # fmt: skip
 def test_any_batch_gives_what_jax_gives(name: str, batch: int) -> None:
     conversion = converted(name)
     import jax_functions
@@ -67,6 +72,33 @@ def test_any_batch_gives_what_jax_gives(name: str, batch: int) -> None:
     wanted = jax.tree_util.tree_leaves(call(x))
     for array, expected in zip(run(conversion.model, x), wanted, strict=True):
         np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_integers_of_both_signs_are_divided_as_jax_does(batch: int) -> None:
+    conversion = converted("remainders")
+    assert interface(conversion.model.graph.inputs) == {"n": ("INT32", ["batch", 4])}
+    n = np.random.default_rng(batch).integers(-50, 50, (batch, 4), dtype=np.int32)
+    floor, rest = run(conversion.model, n)
+    np.testing.assert_array_equal(floor, n // 4)
+    np.testing.assert_array_equal(rest, n % 4)
+
+
+def test_jax_is_left_as_it_was() -> None:
+    before = jax.numpy.cumsum, ir.Shape.__init__
+    converted("sums_along_an_axis")
+    assert (jax.numpy.cumsum, ir.Shape.__init__) == before
+    assert jax.numpy.cumsum(np.ones((2, 3)), 1).shape == (2, 3)
+
+
+def test_images_come_with_channels_first_where_that_is_asked_for() -> None:
+    import jax_functions
+
+    module, images = jax_functions.pooled()
+    model = converted("pooled", layout="nchw").model
+    assert interface(model.graph.inputs)["image"][1] == ["batch", 3, 8, 8]
+    (found,) = run(model, images.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(found, module(images).transpose(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
 
 
 def test_only_the_first_input_is_batched_where_the_other_is_not() -> None:
