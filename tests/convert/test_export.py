@@ -117,6 +117,19 @@ def test_model_that_the_library_does_not_take(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.convert.export import targets
+
+    def refused(*args: object, **settings: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".out.temporary"))
+
+    monkeypatch.setattr(targets.tempfile, "mkdtemp", refused)
+    with pytest.raises(GraphoptError) as error:
+        export(str(FIXTURE), tmp_path / "out", "openvino")
+    text = f"{tmp_path / 'out'}: cannot be written: Permission denied; choose a folder"
+    assert str(error.value).startswith(text)
+
+
 @pytest.mark.parametrize("target", sorted(ABSENT))
 def test_absent_target_says_why(target: str, tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match=f"there is no export to {target}: .*openvino"):

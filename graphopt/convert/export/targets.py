@@ -17,6 +17,7 @@ from graphopt.convert.export.proof import check_exported
 from graphopt.convert.parity import Parity
 from graphopt.errors import GraphoptError
 from graphopt.model import load
+from graphopt.model.atomic import one_line_errors
 from graphopt.runtime.difference import Tolerance
 
 TARGETS = {"openvino": "graphopt.convert.export.openvino"}
@@ -93,7 +94,10 @@ def export(
     model = load(source)
     writer = cast("_Target", importlib.import_module(TARGETS[target]))
     parent = folder.absolute().parent
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as staged:
+    with (
+        one_line_errors(folder),
+        tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as staged,
+    ):
         run = writer.write(model, Path(source), Path(staged), Path(source).stem)
         parity, notes = check_exported(model, run, data=data, tolerance=tolerance)
         return Export(_published(Path(staged), folder), parity, (*writer.NOTES, *notes))
