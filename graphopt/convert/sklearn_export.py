@@ -44,6 +44,10 @@ _FLOAT32_NOTE = (
     " its other side"
 )
 
+_TOKENS = r"(?u)\b\w\w+\b"
+_ASCII_TOKENS = "[a-zA-Z0-9_]+"
+_UNICODE_TOKENS = r"[\p{L}\p{N}_][\p{L}\p{N}_]+"
+
 _EMPTY_NOTE = "an empty string stands for a missing one, which strings in ONNX cannot be"
 
 
@@ -137,7 +141,7 @@ def _exported(
             file=source,
         ) from error
     model: ir.Model = ir.from_proto(proto)
-    _set_locale(model, estimator)
+    _read_as_unicode(model, estimator)
     for value, item in zip(model.graph.inputs, table.inputs, strict=True):
         value.shape = ir.Shape(["batch", len(item.columns)])
     for node in model.graph:
@@ -166,19 +170,25 @@ def _written(estimator: Any, **settings: Any) -> Any:
     return to_onnx(estimator, options=raw, **settings)
 
 
-def _set_locale(model: ir.Model, estimator: Any) -> None:
-    """Lowercase texts in a locale that is there: the default one, en_US, often is not.
+def _read_as_unicode(model: ir.Model, estimator: Any) -> None:
+    """Let texts be lowercased and split as by Python: any letter and digit is of a word.
 
-    Where all words that count are ASCII, so are the letters that count, and C will do, which is
-    everywhere.
+    The default locale, en_US, often is not there. Where all words that count are ASCII, so are the
+    letters that count, and C will do, which is everywhere.
     """
     words = [
         word for _, part in parts(estimator) for word in getattr(part, "vocabulary_", None) or ()
     ]
     locale = "C" if all(word.isascii() for word in words) else "C.UTF-8"
+    patterns = {getattr(part, "token_pattern", _TOKENS) for _, part in parts(estimator)}
     for node in model.graph:
         if node.op_type == "StringNormalizer" and "locale" not in node.attributes:
             node.attributes["locale"] = ir.AttrString("locale", locale)
+        if node.op_type != "Tokenizer" or patterns != {_TOKENS}:
+            continue
+        # skl2onnx writes the default pattern for ASCII, and takes single letters for words.
+        if node.attributes.get_string("tokenexp") == _ASCII_TOKENS:
+            node.attributes["tokenexp"] = ir.AttrString("tokenexp", _UNICODE_TOKENS)
 
 
 def _widen(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:

@@ -115,13 +115,13 @@ def _texts(leaf: Any, column: int, count: int, random: np.random.Generator) -> A
     vocabulary = getattr(leaf, "vocabulary_", None)
     if vocabulary:
         words = sorted(vocabulary)
-        return np.array(
-            [
-                " ".join(words[at] for at in random.integers(0, len(words), _WORDS_PER_TEXT))
-                for _ in range(count)
-            ],
-            object,
-        )
+        texts = [
+            " ".join(words[at] for at in random.integers(0, len(words), _WORDS_PER_TEXT))
+            for _ in range(count)
+        ]
+        # Capitals, marks and single letters are not of the vocabulary.
+        texts[1::3] = [f"A {text.title()}, 2 b!" for text in texts[1::3]]
+        return np.array(texts, object)
     statistics = getattr(leaf, "statistics_", None)
     value = "" if statistics is None else str(statistics[column])
     values = np.array([value] * count, object)
