@@ -13,6 +13,8 @@ from graphopt.convert.contract import Options
 from graphopt.convert.jax_errors import export_reason
 from graphopt.convert.jax_function import Function
 from graphopt.errors import GraphoptError
+from graphopt.model import scopes
+from graphopt.rewrite.names import Names
 
 _OLDEST, _NEWEST = 21, 25
 """Opsets that jax2onnx writes; others come of rewriting."""
@@ -66,7 +68,26 @@ def _to_onnx(
             return_mode="ir",
             **chosen,
         )
+    _fit_biases(model)
     return model
+
+
+def _fit_biases(model: ir.Model) -> None:
+    """Give the zeros that jax2onnx adds to products, which are float32, the type of the factors."""
+    for scope in scopes(model):
+        for node in scope.graph:
+            bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+            factor = node.inputs[0] if bias is not None else None
+            dtype = None if factor is None else factor.dtype
+            if bias is None or bias.const_value is None or dtype is None or dtype == bias.dtype:
+                continue
+            array = bias.const_value.numpy().astype(dtype.numpy())
+            name = Names.of(model).fresh(f"{bias.name}_{dtype.name.lower()}")
+            fitted = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            fitted.type, fitted.shape = ir.TensorType(dtype), ir.Shape(array.shape)
+            scope.graph.register_initializer(fitted)
+            node.replace_input_with(2, fitted)
+    Names.forget(model)
 
 
 def _primitives(call: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:

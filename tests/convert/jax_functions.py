@@ -174,3 +174,9 @@ def pooled() -> Example:
     """A call that jax2onnx's stand-in for flax's `avg_pool` does not take."""
     module = Pooled()
     return module.bind(module.init(jax.random.key(0), IMAGES)), IMAGES
+
+
+def half_product() -> Example:
+    """A product in float16, to which jax2onnx adds zeros in float32."""
+    weights = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float16)
+    return lambda x: x @ weights, ROWS.astype(np.float16)

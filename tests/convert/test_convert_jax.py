@@ -84,6 +84,17 @@ def test_integers_of_both_signs_are_divided_as_jax_does(batch: int) -> None:
     np.testing.assert_array_equal(rest, n % 4)
 
 
+def test_product_in_half_precision_stays_so() -> None:
+    import jax_functions
+
+    model = converted("half_product").model
+    product, _ = jax_functions.half_product()
+    x = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float16)
+    (found,) = run(model, x)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, product(x), rtol=1e-2, atol=1e-2)
+
+
 def test_jax_is_left_as_it_was() -> None:
     before = jax.numpy.cumsum, ir.Shape.__init__
     converted("sums_along_an_axis")
