@@ -10,7 +10,7 @@ import pickletools
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,18 @@ _LZ4 = b"\x04\x22\x4d\x18"
 _START = 1 << 16
 _MAX_UNPACKED_BYTES = 8 << 30
 _PICKLE_NOTE = "was read from a pickle, which can run any code when it is read"
+_HARMLESS = ("numpy.dtype",)
+"""Types that are trusted without being asked for, by their exact names.
+
+skops makes a dtype by reading an empty array with pickles forbidden, and numpy.dtype itself imports
+and calls nothing, whatever it is given."""
+_UNCHECKED = (
+    "sklearn.tree._tree.Tree",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+)
+"""Made of arrays alone, so that reading them runs no code. Yet they are not trusted: scikit-learn
+follows the numbers of nodes and features in them without looking at bounds, and a crafted file
+makes it read memory that is not its own, or crash, when it predicts."""
 _FOREIGN = ("torch", "tensorflow", "keras", "jax", "flax")
 """Packages whose pickles are not estimators."""
 
@@ -129,9 +141,10 @@ def _from_skops(path: Path, options: Options) -> Any:
     _check_size(path)
     try:
         found = skops.io.get_untrusted_types(file=path)
-        untrusted = [name for name in found if name not in options.trust]
+        trusted = [name for name in found if name in (*options.trust, *_HARMLESS)]
+        untrusted = [name for name in found if name not in trusted]
         if not untrusted:
-            return skops.io.load(path, trusted=[n for n in found if n in options.trust])
+            return skops.io.load(path, trusted=trusted)
     except Exception as error:
         # skops raises what its readers stumble over: a fault of the file.
         raise GraphoptError(
@@ -143,8 +156,15 @@ def _from_skops(path: Path, options: Options) -> Any:
         f"holds {'types' if len(untrusted) > 1 else 'a type'} that skops does not know to be"
         f" harmless: {', '.join(untrusted)}",
         file=path,
-        fix="where you trust it, add " + " ".join(f"--trust {name}" for name in untrusted),
+        fix=_how_to_trust(untrusted),
     )
+
+
+def _how_to_trust(names: Sequence[str]) -> str:
+    risk = ""
+    if set(names) <= set(_UNCHECKED):
+        risk = " (nodes of trees are not checked: a crafted file can crash this process)"
+    return f"where you trust it{risk}, add " + " ".join(f"--trust {name}" for name in names)
 
 
 def _check_size(path: Path) -> None:

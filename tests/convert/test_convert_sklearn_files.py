@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 from conftest import Ran
@@ -18,7 +19,10 @@ pytest.importorskip("sklearn")
 pytest.importorskip("skl2onnx")
 skops = pytest.importorskip("skops.io")
 
-from sklearn import ensemble, linear_model  # noqa: E402
+from sklearn import ensemble, linear_model, tree  # noqa: E402
+from sklearn.compose import ColumnTransformer  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import OrdinalEncoder  # noqa: E402
 from sklearn_estimators import X, Y  # noqa: E402
 
 TREE = "sklearn.tree._tree.Tree"
@@ -33,6 +37,22 @@ def test_skops_file_with_unknown_types_is_refused_until_they_are_trusted(tmp_pat
     again = convert(str(path), options=Options(trust=(TREE,)))
     one, two = (ir.to_proto(found.model).SerializeToString() for found in (first, again))
     assert one == two
+
+
+def test_dtypes_are_trusted_by_their_exact_name(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.skops"
+    transformer = ColumnTransformer([("codes", OrdinalEncoder(dtype=np.dtype("float32")), [0])])
+    estimator = make_pipeline(transformer, linear_model.Ridge()).fit(X, Y)
+    skops.dump(estimator, path)
+    assert skops.get_untrusted_types(file=path) == ["numpy.dtype"]
+    convert(str(path))
+
+
+def test_trees_are_refused_for_their_memory(tmp_path: Path) -> None:
+    path = tmp_path / "tree.skops"
+    skops.dump(tree.DecisionTreeClassifier(max_depth=2).fit(X, Y), path)
+    with pytest.raises(GraphoptError, match="a crafted file can crash"):
+        convert(str(path))
 
 
 def test_skops_file_of_known_types_is_recognised(tmp_path: Path) -> None:
