@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-_INT64 = int(ir.DataType.INT64)
+_INT8, _INT64, _UINT64 = map(int, (ir.DataType.INT8, ir.DataType.INT64, ir.DataType.UINT64))
 _WHERE_IS_THERE = 9
 _TOP_K_TAKES_A_TENSOR = 10
+_BIT_SHIFT_IS_THERE = 11
 _Handler = Callable[[Any, Any, str, Any], None]
 
 
@@ -116,6 +117,26 @@ def _floored(graph: Any, node: Any, name: str, arguments: object) -> None:
     )  # fmt: skip
 
 
+def _shifted_right(graph: Any, node: Any, name: str, arguments: object) -> None:
+    """Keep the sign of 8 bits: tf2onnx shifts zeros in. ONNX shifts unsigned integers alone."""
+    del arguments
+    from tf2onnx.onnx_opset import math
+
+    output = node.output[0]
+    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
+    if dtype != _INT8:
+        math.BitShift.version_11(graph, node)
+        return
+    # The sign fills what is above the 8 bits, and comes down from there.
+    wide = [graph.make_node("Cast", [item], attr={"to": _UINT64}).output[0] for item in node.input]
+    graph.remove_node(name)
+    shifted = graph.make_node("BitShift", wide, attr={"direction": "RIGHT"}).output[0]
+    graph.make_node(
+        "Cast", [shifted], attr={"to": _INT8}, name=name, outputs=[output],
+        dtypes=[dtype], shapes=[shape],
+    )  # fmt: skip
+
+
 def _as_rows(graph: Any, condition: str, chosen: str, other: str) -> str:
     """Let a vector choose whole rows, as the operator Select of TensorFlow 1 does."""
     from tf2onnx import utils
@@ -142,4 +163,6 @@ def handlers(opset: int) -> dict[str, tuple[_Handler, list[str]]]:
         found |= {"FloorDiv": _floored, "FloorMod": _floored}
     if opset >= _TOP_K_TAKES_A_TENSOR:
         found["TopKV2"] = _top_k
+    if opset >= _BIT_SHIFT_IS_THERE:
+        found["RightShift"] = _shifted_right
     return {name: (handler, []) for name, handler in found.items()}

@@ -32,3 +32,10 @@ def largest_doubles(x: Any) -> dict[str, Any]:
 def largest_integers(x: Any) -> dict[str, Any]:
     values, indices = tf.nn.top_k(x, 2)
     return {"values": values, "at": indices}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 4], tf.int32, "x")])
+def shifted(x: Any) -> dict[str, Any]:
+    narrow = tf.cast(x, tf.int8)
+    short = tf.bitwise.right_shift(narrow, tf.constant(2, tf.int8))
+    return {"int8": tf.cast(short, tf.int32), "int32": tf.bitwise.right_shift(x, 2)}

@@ -80,3 +80,11 @@ def test_the_largest_of_large_integers_is_found() -> None:
     for key in expected:
         assert found[key].dtype == expected[key].dtype
         np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_a_shift_to_the_right_keeps_the_sign() -> None:
+    x = np.random.default_rng(0).integers(-128, 128, (16, 4), dtype=np.int32)
+    found, expected = results("shifted", x=x)
+    np.testing.assert_array_equal(expected["int8"], x >> 2)
+    for key in expected:
+        np.testing.assert_array_equal(found[key], expected[key])
