@@ -23,6 +23,8 @@ Lowers = Callable[[ir.Node, Scope, Facts], bool]
 PART_OF = "graphopt.part_of"
 """Where, in the `meta` of a node, stands what it is a part of."""
 
+_LOCAL = "graphopt.definition"
+
 _DEEPEST = 8
 """Definitions that use operators with definitions; ONNX's own nest twice."""
 
@@ -124,13 +126,42 @@ def _definition(node: ir.Node, version: int, facts: Facts) -> ir.Model | None:
     outputs = [_typed(value, facts) for value in node.outputs if value.name]
     graph = onnx.helper.make_graph([proto], "definition", list(inputs.values()), outputs)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
-    inlined = onnx.inliner.inline_selected_functions(
-        model, [("", node.op_type)], inline_schema_functions=True
-    )
+    try:
+        if None in node.inputs:
+            _name_definition(model, proto, schema, version)
+            inlined = onnx.inliner.inline_local_functions(model)
+        else:
+            inlined = onnx.inliner.inline_selected_functions(
+                model, [("", node.op_type)], inline_schema_functions=True
+            )
+    except (RuntimeError, ValueError, onnx.checker.ValidationError):
+        # The inliner asserts what it expects of types; what it refuses has no definition here.
+        return None
     if any(part.op_type == node.op_type for part in inlined.graph.node):
         return None
+    del inlined.opset_import[1:]
     # Definitions serve all ranks and options: three nodes of four are constant here.
     return cleaned(ir.from_proto(inlined), keep_notes=True)
+
+
+def _name_definition(
+    model: onnx.ModelProto, node: onnx.NodeProto, schema: onnx.defs.OpSchema, version: int
+) -> None:
+    """Make a definition a function of the model, and its node a call of that.
+
+    The inliner asks for the type of each input of an operator, also of one that is left out.
+    """
+    types = {info.name: info.type.SerializeToString() for info in model.graph.input}
+    written = schema.get_context_dependent_function(  # type: ignore[attr-defined] # stubs
+        node.SerializeToString(), [types.get(name, b"") for name in node.input]
+    )
+    function = onnx.FunctionProto.FromString(written)
+    function.domain = _LOCAL
+    if any(entry.version > version for entry in function.opset_import if not entry.domain):
+        raise ValueError("the definition is newer than the model")
+    model.functions.append(function)
+    model.opset_import.append(onnx.helper.make_opsetid(_LOCAL, 1))
+    model.graph.node[0].domain = _LOCAL
 
 
 def _typed(value: ir.Value, facts: Facts) -> onnx.ValueInfoProto:

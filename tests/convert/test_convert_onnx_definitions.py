@@ -180,3 +180,27 @@ def test_thresholded_relu_of_infinities(tmp_path: Path) -> None:
     x = np.array([np.inf, -np.inf, -2, -1.5, 0, 3e38], np.float32)
     (y,) = session.run(None, {"x": x})
     np.testing.assert_array_equal(y, np.array([np.inf, 0, 0, -1.5, 0, 3e38], np.float32))
+
+
+def test_definition_of_a_node_that_leaves_an_input_out(tmp_path: Path) -> None:
+    """A cache without a mask, as decoders have it."""
+    outputs = "float[b, 2, s, 8] y, float[b, 2, u, 8] pk1, float[b, 2, u, 8] pv1"
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 23]>
+    g ({_HEADS}, {_PAST}) => ({outputs})
+    {{ y, pk1, pv1 = Attention <is_causal = 1> (q, k, v, , pk, pv) }}
+    """
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    conversion = convert(str(path), options=Options(opset=17))
+    assert {parity.output for parity in conversion.parity} == {"y", "pk1", "pv1"}
+    assert dict(conversion.model.opset_imports) == {"": 17}
+    content = to_proto(conversion.model).SerializeToString()
+    onnx.checker.check_model(content, full_check=True)
+    feeds = made_up(f"{_HEADS}, {_PAST}")
+    before, after = (
+        onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, feeds)
+        for model in (path.read_bytes(), content)
+    )
+    for found, expected in zip(after, before, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
