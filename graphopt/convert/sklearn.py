@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import finish, require
 from graphopt.convert.sklearn_export import export
@@ -12,6 +14,7 @@ from graphopt.convert.sklearn_inputs import given_samples, table_of
 from graphopt.convert.sklearn_outputs import outputs_of, settle_outputs
 from graphopt.convert.sklearn_proof import Subject, prove_data, samples_of, without_ties
 from graphopt.convert.sklearn_reference import reference
+from graphopt.convert.sklearn_sums import allowed_of
 
 
 def recognises(path: Path) -> bool:
@@ -49,7 +52,15 @@ def convert(source: str, options: Options) -> Conversion:
         *(item.name for item in table.inputs[len(options.input_names) :]),
     ]
     own = reference(estimator, table, wanted, forms, source, names)
-    conversion = finish(model, list(batch.values()), own, options, notes=notes)
+    allowed = {}
+    if any(form.dtype == np.float64 for form in forms):
+        allowed = allowed_of(estimator, table.joined(batch))
+    conversion = finish(model, list(batch.values()), own, options, allowed=allowed, notes=notes)
     if options.data is None:
         return conversion
-    return prove_data(subject, conversion, own, options, {})
+    ended = {
+        value.name or "": allowed[item.name]
+        for item, value in zip(wanted, conversion.model.graph.outputs, strict=True)
+        if item.name in allowed
+    }
+    return prove_data(subject, conversion, own, options, ended)

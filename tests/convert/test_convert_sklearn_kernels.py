@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,20 @@ def test_support_vectors_of_two_classes(kind: Any, kernel: str) -> None:
     np.testing.assert_array_equal(label, estimator.predict(X))
     np.testing.assert_allclose(scores[:, 1], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scores[:, 0], -expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", [svm.SVC, svm.OneClassSVM])
+def test_float64_keeps_what_the_parts_of_the_sum_leave(
+    kind: Any, kernel: str, tmp_path: Path
+) -> None:
+    rows = load_iris().data
+    estimator = kind(kernel=kernel).fit(rows, Y == 1)
+    np.savez(tmp_path / "iris.npz", X=rows)
+    model, _ = converted(estimator, data=str(tmp_path / "iris.npz"))
+    scores = outputs(model, X=rows)[1]
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores[:, -1], estimator.decision_function(rows), atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
