@@ -10,18 +10,23 @@ import numpy as np
 
 from graphopt.convert.sklearn_converters import ContainerNodes, in_type_of, one_matrix
 from graphopt.convert.sklearn_discriminants import as_projection
+from graphopt.convert.sklearn_float64 import Float64
 from graphopt.errors import GraphoptError
+
+_DOUBLE = 11
 
 
 @functools.cache
 def register_preprocessing() -> None:
-    """Let skl2onnx write MissingIndicator."""
+    """Let skl2onnx write MissingIndicator, and KBinsDiscretizer as it decides on edges."""
     from skl2onnx import update_registered_converter
     from sklearn.impute import MissingIndicator
+    from sklearn.preprocessing import KBinsDiscretizer
 
     update_registered_converter(
         MissingIndicator, "GraphoptMissingIndicator", one_matrix, _missing_indicator
     )
+    update_registered_converter(KBinsDiscretizer, "GraphoptKBins", one_matrix, _bins)
 
 
 def as_transformer(step: Any) -> Any:
@@ -37,11 +42,6 @@ def as_transformer(step: Any) -> Any:
         plain = copy.copy(step)
         plain.add_indicator = False
         return FeatureUnion([("values", plain), ("missing", step.indicator_)])
-    if kind == "KBinsDiscretizer":
-        made = copy.copy(step)
-        made.encode = "onehot-dense" if step.encode == "onehot" else step.encode
-        made.bin_edges_ = np.array([_float32_above(edges) for edges in step.bin_edges_], object)
-        return made
     return as_projection(step)
 
 
@@ -64,10 +64,24 @@ def replace_inside(part: Any) -> None:
         ]
 
 
-def _float32_above(edges: Any) -> Any:
-    """Round edges so that no float32 changes bins: a value on an edge is in the bin above."""
-    nearest = np.asarray(edges, np.float32)
-    return np.where(nearest < edges, np.nextafter(nearest, np.float32(np.inf)), nearest)
+def _bins(scope: Any, operator: Any, container: Any) -> None:
+    """Count the edges that a value is not below, in float64."""
+    model, site = operator.raw_operator, Float64(scope, operator, container)
+    columns = []
+    for at, edges in enumerate(model.bin_edges_):
+        value = site.column(site.features, at)
+        inner = edges[1:-1]
+        if not len(inner):
+            found = site.repeated(0)
+        else:
+            found = site.total(
+                site("Cast", site("GreaterOrEqual", value, site.number(inner)), to=_DOUBLE)
+            )
+        if model.encode != "ordinal":
+            numbers = site.number(np.arange(model.n_bins_[at]))
+            found = site("Cast", site("Equal", found, numbers), to=_DOUBLE)
+        columns.append(found)
+    in_type_of(site.nodes, site("Concat", *columns, axis=1), operator.outputs[0])
 
 
 def _missing_indicator(scope: Any, operator: Any, container: Any) -> None:

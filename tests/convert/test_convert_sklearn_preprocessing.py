@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,14 @@ def test_neighbours_of_missing_values_are_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("encode", ["onehot", "onehot-dense", "ordinal"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.filterwarnings("ignore")
-def test_bins_and_values_on_their_edges(encode: str) -> None:
+def test_bins_and_values_on_their_edges(encode: str, dtype: Any, tmp_path: Path) -> None:
     bins = KBinsDiscretizer(4, encode=encode)
     estimator = make_pipeline(bins, LogisticRegression(max_iter=500)).fit(X, Y)
-    model, _ = converted(estimator)
+    np.savez(tmp_path / "iris.npz", X=X.astype(dtype))
+    model, _ = converted(estimator, data=str(tmp_path / "iris.npz"))
     edges = [np.resize(own, 9) for own in estimator.steps[0][1].bin_edges_]
-    rows = np.concatenate([X, np.stack(edges, axis=1).astype(np.float32)])
+    rows = np.concatenate([X, np.stack(edges, axis=1)]).astype(dtype)
     found = outputs(model, X=rows)[1]
     np.testing.assert_allclose(found, estimator.predict_proba(rows), atol=1e-5)
