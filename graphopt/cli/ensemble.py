@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli.ensemble_tables import Made, print_made
+from graphopt.cli.output_file import output_file
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.streams import STREAM, beside, check_streams, errors_of
 from graphopt.errors import GraphoptError
@@ -33,9 +34,7 @@ PIPELINE = "cleanup | dedupe | stack_members | fuse_siblings"
 @click.command("ensemble")
 @click.argument("expression")
 @click.argument("members", nargs=-1, required=True, metavar="NAME=MODEL...")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Where the result goes."
-)
+@click.option("-o", "--output", required=True, callback=output_file, help="Where the result goes.")
 @pipeline_options
 @click.option(
     "--map",

@@ -12,13 +12,15 @@ from graphopt.errors import GraphoptError
 _SEPARATORS = tuple(filter(None, (os.sep, os.altsep)))
 
 
-def output_file(context: click.Context, option: click.Parameter, text: str) -> Path:
-    """Return the path of an option; a click callback.
+def output_file(context: click.Context, option: click.Parameter, text: str | None) -> Path | None:
+    """Return the path of an option, None where it is not given; a click callback.
 
     Raises:
         GraphoptError: It ends as a folder's does; `pathlib` would forget the separator.
     """
     del context, option
+    if text is None:
+        return None
     if not text or text.endswith(_SEPARATORS) or Path(text).name in {"", ".."}:
         raise GraphoptError(
             "names a folder, not a file" if text else "-o names no file",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from graphopt.cli.output_file import output_file
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.run_recipes import Stage, note_recipe, recipe_stages
 from graphopt.cli.streams import STREAM, beside, check_streams, errors_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the result goes.")
+@click.option("-o", "--output", callback=output_file, help="Where the result goes.")
 @pipeline_options
 @click.option(
     "--recipe-from",

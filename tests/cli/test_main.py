@@ -152,3 +152,18 @@ def test_what_is_no_execution_provider_is_bad_usage(
     assert said.startswith("graphopt: there is no execution provider 'Foo'; use cpu, cuda")
     assert said.count("\n") == 1
     assert not Path("o.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "in.onnx", "-p", "cleanup"), ("ensemble", "a", "a=in.onnx")]
+)
+def test_an_output_that_ends_like_a_folder_is_none(
+    model: Path,
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert called(monkeypatch, *arguments, "-o", "made/") == 2
+    assert "names a folder, not a file; name a file, as in" in capfd.readouterr().err
+    assert not Path("made").exists()
