@@ -26,7 +26,7 @@ def register_kernels() -> None:
     from skl2onnx import update_registered_converter
     from sklearn.kernel_ridge import KernelRidge
 
-    override("SklearnSVC", _is_plain, _two_classes)
+    override("SklearnSVC", _is_plain, _classes)
     override("SklearnOneClassSVM", _is_known, _one_class)
     update_registered_converter(KernelRidge, "GraphoptKernelRidge", one_matrix, _ridge)
 
@@ -38,13 +38,50 @@ def _is_known(operator: Any) -> bool:
 def _is_plain(operator: Any) -> bool:
     model = operator.raw_operator
     proper = hasattr(model, "predict_proba")
-    return _is_known(operator) and len(model.classes_) == 2 and not proper
+    # Their votes decide where the sums of several classes are level.
+    several = len(model.classes_) > 2 and model.break_ties
+    return _is_known(operator) and not proper and not several
 
 
-def _two_classes(scope: Any, operator: Any, container: Any) -> None:
+def _classes(scope: Any, operator: Any, container: Any) -> None:
     model, site = operator.raw_operator, Float64(scope, operator, container)
+    if len(model.classes_) > 2:
+        _several_classes(site, model)
+        return
     scores = site.mirrored(_support(site, model))
     site.finish(scores, model.classes_, scores)
+
+
+def _several_classes(site: Float64, model: Any) -> None:
+    """Write the votes of one sum for each two classes; what is given breaks ties of them."""
+    count = len(model.classes_)
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    ends = np.cumsum(model.n_support_)
+    owners = [slice(end - size, end) for end, size in zip(ends, model.n_support_, strict=True)]
+    duals = _dense(model.dual_coef_)
+    weights = np.zeros((len(pairs), duals.shape[1]))
+    first, second = np.zeros((len(pairs), count)), np.zeros((len(pairs), count))
+    for number, (i, j) in enumerate(pairs):
+        weights[number, owners[i]] = duals[j - 1, owners[i]]
+        weights[number, owners[j]] = duals[i, owners[j]]
+        first[number, i], second[number, j] = 1, 1
+    sums = site.linear(_of_vectors(site, model), weights, model.intercept_)
+    zero = site.number(0)
+    votes = site(
+        "Add",
+        site("MatMul", _as_number(site, site("Greater", sums, zero)), site.number(first)),
+        site("MatMul", _as_number(site, site("LessOrEqual", sums, zero)), site.number(second)),
+    )
+    given = sums
+    if model.decision_function_shape == "ovr":
+        confidences = site("MatMul", sums, site.number(first - second))
+        size = site("Mul", site("Add", site("Abs", confidences), site.number(1)), site.number(3))
+        given = site("Add", votes, site("Div", confidences, size))
+    site.finish(votes, model.classes_, given)
+
+
+def _as_number(site: Float64, truth: str) -> str:
+    return site("Cast", truth, to=11)
 
 
 def _one_class(scope: Any, operator: Any, container: Any) -> None:
@@ -57,7 +94,12 @@ def _one_class(scope: Any, operator: Any, container: Any) -> None:
 
 def _support(site: Float64, model: Any) -> str:
     """Write the decision function of one sum over support vectors, (batch, 1)."""
-    kernel = _kernel(
+    weights = _dense(model.dual_coef_)
+    return site.linear(_of_vectors(site, model), weights, model.intercept_)
+
+
+def _of_vectors(site: Float64, model: Any) -> str:
+    return _kernel(
         site,
         _dense(model.support_vectors_),
         model.kernel,
@@ -65,7 +107,6 @@ def _support(site: Float64, model: Any) -> str:
         degree=model.degree,
         added=model.coef0,
     )
-    return site.linear(kernel, _dense(model.dual_coef_), model.intercept_)
 
 
 def _ridge(scope: Any, operator: Any, container: Any) -> None:

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("skl2onnx")
 
 from sklearn import svm
-from sklearn.datasets import load_diabetes, load_iris
+from sklearn.datasets import load_diabetes, load_iris, load_wine
 from sklearn.ensemble import StackingClassifier, VotingClassifier, VotingRegressor
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -89,3 +89,16 @@ def test_weights_of_votes_may_be_a_list() -> None:
     mean = VotingRegressor(trees, weights=[1, 3]).fit(X, Y)
     model, _ = converted(mean)
     np.testing.assert_allclose(outputs(model, X=X)[0][:, 0], mean.predict(X), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ["ovr", "ovo"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_support_vectors_of_several_classes_that_are_not_scaled(kernel: str, shape: str) -> None:
+    rows, targets = load_wine(return_X_y=True)
+    estimator = svm.SVC(kernel=kernel, decision_function_shape=shape)
+    estimator.fit(rows.astype(np.float32), targets - 1)
+    model, _ = converted(estimator)
+    label, scores = outputs(model, X=rows.astype(np.float32))
+    rows = rows.astype(np.float32).astype(np.float64)
+    np.testing.assert_array_equal(label, estimator.predict(rows))
+    np.testing.assert_allclose(scores, estimator.decision_function(rows), rtol=1e-4, atol=1e-4)
