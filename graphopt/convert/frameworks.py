@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from graphopt.callables import is_callable_spec
 from graphopt.convert.built import recognised
 from graphopt.convert.contract import Conversion, Options
-from graphopt.convert.onnx_files import member_of
+from graphopt.convert.onnx.files import member_of
 from graphopt.errors import GraphoptError
 
 FRAMEWORKS = {
@@ -20,9 +20,9 @@ FRAMEWORKS = {
     # Before torch, which takes every pickle for its own.
     "sklearn": "graphopt.convert.sklearn",
     "torch": "graphopt.convert.torch",
-    "xgboost": "graphopt.convert.boosting_xgboost",
-    "lightgbm": "graphopt.convert.boosting_lightgbm",
-    "catboost": "graphopt.convert.boosting_catboost",
+    "xgboost": "graphopt.convert.boosting.xgboost",
+    "lightgbm": "graphopt.convert.boosting.lightgbm",
+    "catboost": "graphopt.convert.boosting.catboost",
     "jax": "graphopt.convert.jax",
     # Last: the archives of others may hold a model, too.
     "onnx": "graphopt.convert.onnx",

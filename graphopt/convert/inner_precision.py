@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.contract import Options
+from graphopt.convert.movers import MOVERS, maker
 from graphopt.convert.parity import Reference
-from graphopt.convert.tflite_steps import MOVERS
 from graphopt.model import scopes
 from graphopt.rewrite.shapes import Shapes
 from graphopt.runtime.difference import Difference, Tolerance, float_eps
@@ -86,9 +86,7 @@ def _relative(dtype: np.dtype[np.generic]) -> float:
 
 
 def _is_sigmoid(output: ir.Value) -> bool:
-    node = output.producer()
-    while node is not None and node.op_type in MOVERS and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
+    node = maker(output)
     return node is not None and node.domain in {"", "ai.onnx"} and node.op_type in _SIGMOIDS
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Ran
 
 from graphopt.convert import convert
-from graphopt.convert.boosting_trees import Trees
+from graphopt.convert.boosting.trees import Trees
 from graphopt.errors import GraphoptError
 from graphopt.runtime.session import Session
 

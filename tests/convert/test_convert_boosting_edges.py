@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from graphopt.convert import Options, convert
-from graphopt.convert.boosting_graph import Outcome, build
-from graphopt.convert.boosting_samples import samples
-from graphopt.convert.boosting_trees import Trees
+from graphopt.convert.boosting.graph import Outcome, build
+from graphopt.convert.boosting.samples import samples
+from graphopt.convert.boosting.trees import Trees
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.session import Session
 
@@ -120,7 +120,7 @@ def test_all_rows_of_the_data_are_compared(tmp_path: Path, monkeypatch: pytest.M
 def test_data_that_is_too_much_is_cut_with_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from graphopt.convert import boosting_samples
+    from graphopt.convert.boosting import samples as boosting_samples
 
     monkeypatch.setattr(boosting_samples, "_MOST_NUMBERS", 1000)
     data = tmp_path / "data.npz"

@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from conftest import Ran
 
-from graphopt.convert import Options, convert, onnx_files
+from graphopt.convert import Options, convert
+from graphopt.convert.onnx import files as onnx_files
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.model import load, to_proto
 from graphopt.model.lossless import differences
@@ -388,7 +389,7 @@ def test_text_that_is_none_or_too_large(
     text.write_text("<ir_version: 8>" + "(" * 100_000)
     with pytest.raises(GraphoptError, match="nest too deep"):
         convert(str(text))
-    from graphopt.convert import onnx_text
+    from graphopt.convert.onnx import text as onnx_text
 
     monkeypatch.setattr(onnx_text, "_MAX_WEIGHT_BYTES", 100)
     done = graphopt("convert", str(FIXTURE), "-o", str(text))

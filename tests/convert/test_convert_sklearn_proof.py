@@ -38,7 +38,7 @@ def test_samples_on_thresholds_are_compared_beside_given_ones(
     estimator = DecisionTreeClassifier(random_state=0).fit(X, Y)
     np.savez(tmp_path / "rows.npz", X=X[:50].astype(np.float32))
     converted(estimator, data=str(tmp_path / "rows.npz"))
-    rounded = "graphopt.convert.boosting_trees._as_float32"
+    rounded = "graphopt.convert.boosting.trees._as_float32"
     monkeypatch.setattr(rounded, lambda value, mode: float(np.float32(value) - np.float32(1e-5)))
     with pytest.raises(CheckFailed):
         converted(estimator, data=str(tmp_path / "rows.npz"))

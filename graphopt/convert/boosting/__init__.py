@@ -1,0 +1,1 @@
+"""From the libraries of boosted trees: XGBoost, LightGBM and CatBoost."""
