@@ -173,7 +173,7 @@ def command(
 
 
 def _saved(model: ir.Model, output: Path, external_data: bool | None) -> Saved:
-    from graphopt.convert.onnx_text import SUFFIX, write_text
+    from graphopt.convert.onnx.text import SUFFIX, write_text
     from graphopt.model import save
 
     if output.suffix != SUFFIX:
