@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.convert import convert, onnx
-from graphopt.convert.onnx.fields import has_graph
+from graphopt.convert.onnx.outer_fields import has_graph
 from graphopt.errors import GraphoptError
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "digits_mlp.onnx"

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from graphopt.convert.onnx.fields import has_graph
+from graphopt.convert.onnx.outer_fields import has_graph
 from graphopt.convert.onnx.text import read_text
 from graphopt.errors import GraphoptError
 from graphopt.model import load
