@@ -60,7 +60,7 @@ def inner_tolerances(
     wanted = reference(batch)
     moved = wanted if reordered is None else reordered(batch)
     allowed: dict[str, Tolerance] = {}
-    for at, (value, array) in enumerate(zip(model.graph.outputs, wanted, strict=False)):
+    for at, (value, array) in enumerate(zip(model.graph.outputs, wanted, strict=True)):
         eps = float_eps(array.dtype)
         if eps is None:
             continue
