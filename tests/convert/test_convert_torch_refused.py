@@ -192,7 +192,7 @@ def test_files_of_no_framework(tmp_path: Path) -> None:
         GraphoptError, match="no framework is called 'caffe'; choose from tensorflow"
     ):
         convert(str(text), framework="caffe")
-    with pytest.raises(GraphoptError, match="cannot be read"):
+    with pytest.raises(GraphoptError, match="is a folder that holds no SavedModel; give"):
         convert(str(tmp_path))
 
 
