@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from graphopt.convert.archives import broken_archive
 from graphopt.errors import GraphoptError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -52,11 +53,7 @@ def kind_of(path: Path) -> Kind | None:
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
     except zipfile.BadZipFile as error:
-        raise GraphoptError(
-            "is a broken or truncated zip archive",
-            file=path,
-            fix="copy it, or save the model, again",
-        ) from error
+        raise broken_archive(path) from error
     return None
 
 
@@ -120,11 +117,7 @@ def _config_of_archive(path: Path) -> bytes:
         try:
             return archive.read(_CONFIG)
         except (zipfile.BadZipFile, OSError, RuntimeError) as error:
-            raise GraphoptError(
-                "is a broken or truncated zip archive",
-                file=path,
-                fix="copy it, or save the model, again",
-            ) from error
+            raise broken_archive(path) from error
 
 
 def _config_of_hdf5(path: Path) -> str | bytes:

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
+from graphopt.convert.archives import broken_archive
 from graphopt.convert.onnx.outer_fields import has_graph
 from graphopt.convert.onnx.text import read_text
 from graphopt.errors import GraphoptError
@@ -129,9 +130,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             yield archive
     except zipfile.BadZipFile as error:
-        raise GraphoptError(
-            "is a broken or truncated zip archive", file=path, fix="fetch or pack it again"
-        ) from error
+        raise broken_archive(path) from error
     except (zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise GraphoptError(f"cannot be unpacked: {error}", file=path) from error
 

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
+from graphopt.convert.archives import broken_archive
 from graphopt.errors import GraphoptError
 
 UNREADABLE = "an unreadable pickle"
@@ -60,11 +61,7 @@ def kind_of(path: Path) -> Kind | None:
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
     except zipfile.BadZipFile as error:
-        raise GraphoptError(
-            "is a broken or truncated zip archive",
-            file=path,
-            fix="copy it, or save the model, again",
-        ) from error
+        raise broken_archive(path) from error
     return None
 
 

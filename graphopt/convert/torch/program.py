@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graphopt.convert.archives import broken_archive
 from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
@@ -94,11 +95,7 @@ def screen(path: Path) -> None:
             for entry in archive.infolist():
                 _screen_entry(path, archive, entry)
     except zipfile.BadZipFile as error:
-        raise GraphoptError(
-            "is a broken or truncated zip archive",
-            file=path,
-            fix="copy it, or save the model, again",
-        ) from error
+        raise broken_archive(path) from error
 
 
 def _screen_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graphopt.convert.archives import broken_archive
 from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
@@ -84,11 +85,7 @@ def _screen(path: Path) -> None:
                         raise GraphoptError("holds too much code", file=path, fix=_OTHERWISE)
                     _screen_code(path, archive.read(entry).decode("utf-8", "replace"))
     except (zipfile.BadZipFile, EOFError) as error:
-        raise GraphoptError(
-            "is a broken or truncated zip archive",
-            file=path,
-            fix="copy it, or save the model, again",
-        ) from error
+        raise broken_archive(path) from error
 
 
 def _screen_code(path: Path, code: str) -> None:
