@@ -45,6 +45,28 @@ class Recurrent(nn.Module):
         return y, hidden
 
 
+class Attending(nn.Module):
+    """Attention with a bias by distance, whose heads are joined by a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.project = nn.Linear(16, 48)
+        self.distance = nn.Embedding(8, 4)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        batch, length, width = steps.shape
+        heads = (
+            part.view(batch, length, 4, 4).transpose(1, 2)
+            for part in self.project(steps).chunk(3, dim=-1)
+        )
+        place = torch.arange(length)
+        bias = self.distance(place[None] - place[:, None] + 4).permute(2, 0, 1)
+        bias = bias.expand(batch, -1, -1, -1)
+        attended = nn.functional.scaled_dot_product_attention(*heads, attn_mask=bias)
+        return attended.transpose(1, 2).reshape(batch, length, width)
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -130,6 +152,10 @@ def masked() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def recurrent() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return Recurrent(), (torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1)),)
+
+
+def attending() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Attending(), (torch.ones(2, 4, 16),)
 
 
 def branching() -> tuple[nn.Module, tuple[Tensor, ...]]:

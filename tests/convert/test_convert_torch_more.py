@@ -174,3 +174,17 @@ def test_two_inputs_at_other_lengths_and_batches() -> None:
             expected = network(tokens, mask)
         for array, wanted in zip(found, expected.values(), strict=True):
             np.testing.assert_allclose(array, wanted.numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_attention_with_a_bias_has_a_free_batch() -> None:
+    conversion = convert("networks:attending")
+    assert shapes(conversion.model) == {"steps": ["batch", 4, 16]}
+    import networks
+
+    network = networks.Attending().eval()
+    for batch in (1, 2, 5):
+        steps = torch.randn(batch, 4, 16)
+        with torch.no_grad():
+            expected = network(steps).numpy()
+        (found,) = run(conversion.model, steps=steps.numpy())
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -18,6 +18,7 @@ from graphopt.convert.parity import Reference
 from graphopt.convert.quiet import quiet
 from graphopt.convert.reasons import first_line
 from graphopt.convert.torch.arrays import to_numpy, to_torch
+from graphopt.convert.torch.attention import settle_layout
 from graphopt.convert.torch.batch import with_free_batch
 from graphopt.convert.torch.errors import export_reason
 from graphopt.convert.torch.files import kind_of
@@ -204,6 +205,7 @@ def _check_sizes(name: str, wanted: Sequence[Dim], shape: Sequence[int], source:
 def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | None) -> ir.Model:
     import torch
 
+    settle_layout(program)
     try:
         exported = torch.onnx.export(program, opset_version=opset, dynamo=True, verbose=False)
     except Exception as error:

@@ -1,0 +1,53 @@
+"""Attention in an exported program, as `torch.onnx` can decompose it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch.fx import GraphModule, Node
+
+
+def settle_layout(program: torch.export.ExportedProgram) -> None:
+    """Make the output of scaled_dot_product_attention contiguous where a view reads it.
+
+    A kernel leaves that output in an order in memory of its own, and `torch.export` writes a view
+    where the order allows one. Decomposed for ONNX, attention with a mask has another order, and
+    the view is an error. A copy in between is right in either order, and an Identity in ONNX.
+    """
+    from torch.fx import GraphModule
+
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule) and _settle(module):
+            module.recompile()
+
+
+def _settle(module: GraphModule) -> bool:
+    import torch
+
+    aten = torch.ops.aten
+    views = [
+        node
+        for node in module.graph.nodes
+        if node.target in {aten.view.default, aten.reshape.default} and _is_attention(node.args[0])
+    ]
+    for view in views:
+        source = view.args[0]
+        with module.graph.inserting_before(view):
+            copy = module.graph.call_function(
+                aten.clone.default, (source,), {"memory_format": torch.contiguous_format}
+            )
+        copy.meta.update(source.meta)
+        view.replace_input_with(source, copy)
+    return bool(views)
+
+
+def _is_attention(node: Node) -> bool:
+    """Whether attention made a value, whose axes were only put in another order since."""
+    import torch
+
+    aten = torch.ops.aten
+    while node.target in {aten.transpose.int, aten.permute.default}:
+        node = node.args[0]  # type: ignore[assignment]  # a tensor comes first
+    return node.target is aten.scaled_dot_product_attention.default
