@@ -13,26 +13,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from run_files import labelled_data, ops, recipe, saved_chain
+from run_files import ops, recipe
 
 from graphopt.model import load, save
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _site(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def model(toys: Path, tmp_path: Path) -> Path:
-    return saved_chain(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return labelled_data(tmp_path)
 
 
 def test_a_pipeline_rewrites_a_model_and_prints_a_row_per_pass(
@@ -115,7 +100,7 @@ def test_saving_over_the_source_works(graphopt: Run, model: Path) -> None:
 
 
 def test_weights_go_where_they_are_asked_to(graphopt: Run, tmp_path: Path) -> None:
-    model = Path(__file__).parents[2] / "fixtures" / "digits_mlp.onnx"
+    model = Path(__file__).parents[3] / "fixtures" / "digits_mlp.onnx"
     out = tmp_path / "deep" / "out.onnx"
     out.parent.mkdir()
     assert graphopt("run", model, "-o", out, "-p", "drop_identity", "--external-data").code == 0

@@ -8,24 +8,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from run_files import labelled_data, ops, recipe, saved_chain
+from run_files import ops, recipe
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _site(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def model(toys: Path, tmp_path: Path) -> Path:
-    return saved_chain(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return labelled_data(tmp_path)
 
 
 def test_a_failing_pass_leaves_a_folder_that_run_replays(

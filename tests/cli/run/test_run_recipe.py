@@ -8,26 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_files import labelled_data, recipe, saved_chain
+from run_files import recipe
 
 from graphopt.model import load, save
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _site(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def model(toys: Path, tmp_path: Path) -> Path:
-    return saved_chain(tmp_path)
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return labelled_data(tmp_path)
 
 
 def test_the_recipe_is_in_the_metadata(graphopt: Run, model: Path, tmp_path: Path) -> None:
