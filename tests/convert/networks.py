@@ -67,6 +67,19 @@ class Attending(nn.Module):
         return attended.transpose(1, 2).reshape(batch, length, width)
 
 
+class Tied(nn.Module):
+    """Words in and words out by the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(8, 4)
+        self.out = nn.Linear(4, 8, bias=False)
+        self.out.weight = self.words.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.out(self.words(tokens))
+
+
 class Branching(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -156,6 +169,10 @@ def recurrent() -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def attending() -> tuple[nn.Module, tuple[Tensor, ...]]:
     return Attending(), (torch.ones(2, 4, 16),)
+
+
+def tied() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Tied(), (torch.zeros(2, 2, dtype=torch.int64),)
 
 
 def branching() -> tuple[nn.Module, tuple[Tensor, ...]]:

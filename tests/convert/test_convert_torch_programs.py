@@ -97,46 +97,6 @@ def test_shared_program_keeps_its_interface() -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_state_dict_goes_into_its_network(tmp_path: Path) -> None:
-    import networks
-
-    torch.manual_seed(5)
-    network = networks.Mlp()
-    with torch.no_grad():
-        network.out.bias.fill_(4)
-    path = tmp_path / "weights.pt"
-    torch.save(network.state_dict(), path)
-    conversion = convert(str(path), options=Options(model="networks:mlp"))
-    x = torch.randn(2, 6)
-    (y,) = run(conversion.model, features=x.numpy())
-    with torch.no_grad():
-        np.testing.assert_allclose(y, network.eval()(x).numpy(), rtol=1e-5, atol=1e-6)
-
-
-def test_checkpoint_of_several_dicts(tmp_path: Path) -> None:
-    import networks
-
-    weights = networks.Mlp().state_dict()
-    wrapped = {f"module.{name}": value for name, value in weights.items()}
-    path = tmp_path / "checkpoint.pt"
-    torch.save({"epoch": 3, "state_dict": wrapped}, path)
-    assert convert(str(path), options=Options(model="networks:mlp")).parity
-    torch.save({"ema": weights, "state_dict": wrapped}, path)
-    with pytest.raises(GraphoptError, match="has weights under ema, state_dict"):
-        convert(str(path), options=Options(model="networks:mlp"))
-    options = Options(model="networks:mlp", state_dict_key="ema")
-    assert convert(str(path), options=options).parity
-
-
-def test_state_dict_that_does_not_fit(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pt"
-    torch.save({"other": torch.ones(2)}, path)
-    with pytest.raises(GraphoptError, match=r"do not fit the network of networks:mlp"):
-        convert(str(path), options=Options(model="networks:mlp"))
-    with pytest.raises(GraphoptError, match=r"holds weights and no network; .*--model"):
-        convert(str(path))
-
-
 def test_example_inputs_from_a_file(tmp_path: Path) -> None:
     data = tmp_path / "examples.npz"
     with pytest.raises(GraphoptError, match=r"has no example inputs; .*--data"):

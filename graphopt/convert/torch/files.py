@@ -16,6 +16,7 @@ UNREADABLE = "an unreadable pickle"
 
 _ZIP = b"PK\x03\x04"
 _PICKLE = b"\x80"
+_SAFETENSORS_START = 9
 
 _TENSOR_MODULES = ("torch", "torch._utils", "torch._tensor", "torch.nn.parameter", "torch.storage")
 _PLAIN_MODULES = (
@@ -36,6 +37,7 @@ class Kind(enum.Enum):
     COMPILED = "AOTInductor package"
     TORCHSCRIPT = "TorchScript archive"
     STATE_DICT = "state dict"
+    SAFETENSORS = "safetensors file"
     PICKLED = "pickled object"
 
 
@@ -44,15 +46,18 @@ _LEGACY_PICKLES = 4
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Tell what a file is; None: nothing that PyTorch writes.
+    """Tell what a file is; None: nothing that PyTorch or safetensors write.
 
     Raises:
         GraphoptError: It cannot be read.
     """
     try:
         with path.open("rb") as file:
-            start = file.read(4)
-        if start == _ZIP:
+            start = file.read(_SAFETENSORS_START)
+        # Before pickles: the length of its header may start as they do.
+        if _starts_safetensors(start, path.stat().st_size):
+            return Kind.SAFETENSORS
+        if start[:4] == _ZIP:
             with zipfile.ZipFile(path) as archive:
                 return _kind_of_archive(archive)
         if start[:1] == _PICKLE:
@@ -63,6 +68,15 @@ def kind_of(path: Path) -> Kind | None:
     except zipfile.BadZipFile as error:
         raise broken_archive(path) from error
     return None
+
+
+def _starts_safetensors(start: bytes, size: int) -> bool:
+    """Whether a file starts with the length of a header, and that header as a JSON object.
+
+    Source: https://github.com/huggingface/safetensors#format.
+    """
+    header = int.from_bytes(start[:-1], "little")
+    return len(start) == _SAFETENSORS_START and start[-1:] == b"{" and header < size
 
 
 def pickled_class(path: Path) -> str | None:

@@ -15,6 +15,7 @@ from graphopt.convert.reasons import first_line
 from graphopt.convert.torch.files import UNREADABLE, Kind, kind_of, pickled_class
 from graphopt.convert.torch.program import load_program
 from graphopt.convert.torch.script import as_network, in_order, load_script, settled_choices
+from graphopt.convert.torch.weights import put_weights
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import open_feeds
 
@@ -62,7 +63,7 @@ class Network:
 
 
 def open_network(source: str, options: Options) -> Network:
-    """Open a `.pt2` program, TorchScript, a state dict with its network, or `module:callable`.
+    """Open a `.pt2` program, TorchScript, weights with their network, or `module:callable`.
 
     Raises:
         GraphoptError: It is something else, cannot be read, or has no example inputs.
@@ -75,8 +76,8 @@ def open_network(source: str, options: Options) -> Network:
         return _program(path, options)
     if kind is Kind.TORCHSCRIPT:
         return _script(path, options)
-    if kind is Kind.STATE_DICT:
-        return _with_weights(path, options)
+    if kind in {Kind.STATE_DICT, Kind.SAFETENSORS}:
+        return _with_weights(path, kind, options)
     if kind is Kind.PICKLED:
         found = pickled_class(path)
         if found == UNREADABLE:
@@ -205,7 +206,7 @@ def _from_data(
     return {name: torch.from_numpy(batch[name].copy()) for name in wanted if name in batch}
 
 
-def _with_weights(path: Path, options: Options) -> Network:
+def _with_weights(path: Path, kind: Kind, options: Options) -> Network:
     if options.model is None:
         raise GraphoptError(
             "holds weights and no network",
@@ -214,60 +215,5 @@ def _with_weights(path: Path, options: Options) -> Network:
         )
     network = _built(options.model, options)
     assert network.module is not None
-    weights = _weights(path, options.state_dict_key)
-    expected = network.module.state_dict()
-    if _is_wrapped(weights) and not _is_wrapped(expected):
-        weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    try:
-        network.module.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        raise GraphoptError(
-            f"its weights do not fit the network of {options.model}: {error}", file=path
-        ) from error
+    put_weights(network.module, path, kind, options.state_dict_key)
     return network
-
-
-def _is_wrapped(weights: Mapping[str, object]) -> bool:
-    """Whether these are weights of a DataParallel, which calls the network inside it `module`."""
-    return all(name.startswith("module.") for name in weights)
-
-
-def _weights(path: Path, key: str | None) -> dict[str, torch.Tensor]:
-    import torch
-
-    try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch raises unpickling, runtime and key errors alike for a bad file.
-        raise GraphoptError(f"cannot be read: {first_line(error)}", file=path) from error
-    candidates = _state_dicts(content)
-    if key is None and "" in candidates:
-        return candidates[""]
-    named = sorted(candidates.keys() - {""})
-    if key is None and len(named) == 1:
-        key = named[0]
-    if key is None or key not in candidates:
-        raise GraphoptError(
-            "holds no state dict" if not named else f"has weights under {', '.join(named)}",
-            file=path,
-            fix="choose one with --state-dict-key" if named else "save network.state_dict()",
-        )
-    return candidates[key]
-
-
-def _state_dicts(content: object) -> dict[str, dict[str, torch.Tensor]]:
-    """Find the dicts of tensors: the content itself, under the empty name, or its entries."""
-    import torch
-
-    def is_state_dict(item: object) -> bool:
-        return (
-            isinstance(item, Mapping)
-            and len(item) > 0
-            and all(isinstance(value, torch.Tensor) for value in item.values())
-        )
-
-    if is_state_dict(content):
-        return {"": dict(cast("Mapping[str, torch.Tensor]", content))}
-    if not isinstance(content, Mapping):
-        return {}
-    return {str(name): dict(item) for name, item in content.items() if is_state_dict(item)}
