@@ -19,6 +19,7 @@ __all__ = [
     "array",
     "constant",
     "constant_node",
+    "hold",
     "integers",
     "is_op",
     "nbytes",
@@ -45,6 +46,21 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 def held(value: ir.Value) -> ir.TensorProtocol | None:
     """Return the tensor of an initializer, overridable or not, or of a Constant node."""
     return value.const_value if value.is_initializer() else constant(value)
+
+
+def hold(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Let an initializer or the output of a Constant node hold another tensor."""
+    if value.shape is not None:
+        value.shape = _shape(tensor)
+    producer = value.producer()
+    if producer is None:
+        tensor.name = value.name
+        value.const_value = tensor
+        return
+    # A short form such as value_floats gives way to the form that holds any tensor.
+    producer.attributes.clear()
+    producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    value.const_value = None
 
 
 def array(value: ir.Value | None) -> Array | None:

@@ -17,7 +17,7 @@ from itertools import pairwise
 import onnx_ir as ir
 
 from graphopt.model.scopes import Scope, scopes
-from graphopt.rewrite.constants import constant, held, is_op
+from graphopt.rewrite.constants import constant, held, hold, is_op
 from graphopt.rewrite.layers import PRODUCERS, Axes, Role, Slot, slot
 from graphopt.rewrite.passing import Passed, Quantization, passed_on
 
@@ -108,15 +108,7 @@ class Weight:
         before = self.tensor
         if tensor.dtype != before.dtype or tuple(tensor.shape) != tuple(before.shape):
             raise ValueError(f"{self.at} is {before.dtype}{before.shape}")
-        producer = self.value.producer()
-        if producer is None:
-            tensor.name = self.value.name
-            self.value.const_value = tensor
-            return
-        # A short form such as value_floats gives way to the form that holds any tensor.
-        producer.attributes.clear()
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
-        self.value.const_value = None
+        hold(self.value, tensor)
 
 
 @dataclass(frozen=True)

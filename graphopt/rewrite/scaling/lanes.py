@@ -92,7 +92,7 @@ def regrouped(of: Lane, before: Dims, after: Dims) -> Lane | None:
     spread, goal = list(expanded.shape), list[int]()
     i, j = len(before), len(after)
     while any(size != 1 for size in expanded.shape[:i]):
-        start, target = _run(before[:i], after[:j])
+        start, target = last_runs(before[:i], after[:j])
         if start is None or target is None:
             return None
         own, new = before[start:i], after[target:j]
@@ -114,7 +114,7 @@ def _known(dims: Dims) -> list[int]:
     return [size if isinstance(size, int) else 0 for size in dims]
 
 
-def _run(before: Dims, after: Dims) -> tuple[int, int] | tuple[None, None]:
+def last_runs(before: Dims, after: Dims) -> tuple[int, int] | tuple[None, None]:
     """Return where the last runs of equal size start."""
     i, j = len(before) - 1, len(after) - 1
     if i < 0 or j < 0:
