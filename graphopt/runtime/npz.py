@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import math
 import os
 import zipfile
@@ -18,6 +19,9 @@ Array = npt.NDArray[Any]
 
 MAX_UNPACKED_BYTES = 8 << 30
 """What the compressed members of one archive may unpack to in memory, together."""
+
+_BROKEN = (OSError, RuntimeError, OverflowError, EOFError, zlib.error, lzma.LZMAError)
+"""What zipfile raises where members are broken; NotImplementedError is a RuntimeError."""
 
 _LOCAL_HEADER = 30
 """Bytes of a zip member's local header before its name (APPNOTE.TXT 4.3.7)."""
@@ -47,11 +51,11 @@ def read_npz(path: Path, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> dict[str,
                 arrays[name] = _read_member(path, archive, member, name, budget)
                 if member.compress_type != zipfile.ZIP_STORED:
                     budget -= arrays[name].nbytes
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise GraphoptError(
             f"is no npz archive ({error})", file=path, fix="write it with numpy.savez"
         ) from None
-    except (OSError, RuntimeError, NotImplementedError, zlib.error, EOFError) as error:
+    except _BROKEN as error:
         raise GraphoptError(f"cannot be read: {_reason(error)}", file=path) from None
     if not arrays:
         raise GraphoptError("holds no arrays", file=path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import enum
 import json
 import mmap
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from graphopt.convert.archives import broken_archive
+from graphopt.convert.archives import open_archive
 from graphopt.errors import GraphoptError
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -47,13 +46,11 @@ def kind_of(path: Path) -> Kind | None:
             if start == _HDF5:
                 return _kind_of_hdf5(file.fileno())
         if start[: len(_ZIP)] == _ZIP:
-            with zipfile.ZipFile(path) as archive:
+            with open_archive(path) as archive:
                 names = set(archive.namelist())
             return Kind.ARCHIVE if {_CONFIG, _METADATA} <= names else None
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
-    except zipfile.BadZipFile as error:
-        raise broken_archive(path) from error
     return None
 
 
@@ -107,17 +104,14 @@ def _config(path: Path, kind: Kind) -> object:
 
 
 def _config_of_archive(path: Path) -> bytes:
-    with zipfile.ZipFile(path) as archive:
+    with open_archive(path) as archive:
         if _WEIGHTS not in archive.namelist() and not any(
             name.startswith("model.weights") for name in archive.namelist()
         ):
             raise GraphoptError("holds a network without weights", file=path)
         if archive.getinfo(_CONFIG).file_size > _LARGEST_CONFIG:
             raise GraphoptError("its config.json is too large to be one", file=path)
-        try:
-            return archive.read(_CONFIG)
-        except (zipfile.BadZipFile, OSError, RuntimeError) as error:
-            raise broken_archive(path) from error
+        return archive.read(_CONFIG)
 
 
 def _config_of_hdf5(path: Path) -> str | bytes:

@@ -6,16 +6,13 @@ import re
 import shutil
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
-from graphopt.convert.archives import broken_archive
+from graphopt.convert.archives import open_archive
 from graphopt.convert.onnx.outer_fields import has_graph
 from graphopt.convert.onnx.text import read_text
 from graphopt.errors import GraphoptError
@@ -87,19 +84,16 @@ def _is_text(path: Path) -> bool:
 
 
 def _members(path: Path) -> list[str]:
-    """Names of the models in an archive; none where it is broken."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [
-                entry.filename
-                for entry in archive.infolist()
-                if not entry.is_dir()
-                and entry.filename.endswith(_SUFFIXES)
-                # What the archiver of macOS adds beside each file.
-                and not entry.filename.startswith("__MACOSX/")
-            ]
-    except (zipfile.BadZipFile, OSError, NotImplementedError):
-        return []
+    """Names of the models in an archive."""
+    with open_archive(path) as archive:
+        return [
+            entry.filename
+            for entry in archive.infolist()
+            if not entry.is_dir()
+            and entry.filename.endswith(_SUFFIXES)
+            # What the archiver of macOS adds beside each file.
+            and not entry.filename.startswith("__MACOSX/")
+        ]
 
 
 def _from_archive(path: Path, member: str | None) -> ir.Model:
@@ -107,32 +101,26 @@ def _from_archive(path: Path, member: str | None) -> ir.Model:
 
     The copies are gone when this returns; weights stay mapped as long as the model is in use.
     """
-    with _opened(path) as archive, tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        name = _chosen(path, member)
-        unpack = _Unpacking(path, archive)
+    name = _chosen(path, member)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         # One name per archive: what is unpacked decides nothing about where.
         model_file = Path(folder) / f"model{PurePosixPath(name).suffix}"
-        unpack(name, model_file)
+        with open_archive(path) as archive:
+            _unpack(_Unpacking(path, archive), name, model_file)
         try:
-            for location in _locations(model_file):
-                inner = _beside(name, location)
-                if inner is not None and inner in archive.namelist():
-                    unpack(inner, Path(folder) / location)
             return _read(model_file)
         except GraphoptError as error:
             file = f"{path}:{name}" if error.file in {None, str(model_file)} else error.file
             raise GraphoptError(error.cause, file=file, fix=error.fix) from error
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except zipfile.BadZipFile as error:
-        raise broken_archive(path) from error
-    except (zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise GraphoptError(f"cannot be unpacked: {error}", file=path) from error
+def _unpack(unpack: _Unpacking, name: str, model_file: Path) -> None:
+    """Unpack a model, and the data files that it names and the archive has."""
+    unpack(name, model_file)
+    for location in _locations(model_file):
+        inner = _beside(name, location)
+        if inner is not None and inner in unpack:
+            unpack(inner, model_file.parent / location)
 
 
 def _chosen(path: Path, member: str | None) -> str:
@@ -159,6 +147,9 @@ class _Unpacking:
         self._path = path
         self._archive = archive
         self._left = MAX_UNPACKED_BYTES
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._archive.namelist()
 
     def __call__(self, name: str, target: Path) -> None:
         entry = self._archive.getinfo(name)

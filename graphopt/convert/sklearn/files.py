@@ -8,13 +8,13 @@ import lzma
 import pickle
 import pickletools
 import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from graphopt.callables import import_callable, is_callable_spec
+from graphopt.convert.archives import open_archive
 from graphopt.convert.contract import Options
 from graphopt.convert.finishing import require
 from graphopt.convert.reasons import first_line
@@ -50,15 +50,19 @@ _FOREIGN = ("torch", "tensorflow", "keras", "jax", "flax")
 
 
 def is_skops(path: Path) -> bool:
-    """Whether a file is a zip archive with the schema that skops writes."""
+    """Whether a file is a zip archive with the schema that skops writes.
+
+    Raises:
+        GraphoptError: It is a broken one.
+    """
     try:
         with path.open("rb") as file:
             if file.read(4) != _ZIP:
                 return False
-        with zipfile.ZipFile(path) as archive:
-            return "schema.json" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
+    except OSError:
         return False
+    with open_archive(path) as archive:
+        return "schema.json" in archive.namelist()
 
 
 def is_pickle(path: Path) -> bool:
@@ -168,7 +172,7 @@ def _how_to_trust(names: Sequence[str]) -> str:
 
 
 def _check_size(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
+    with open_archive(path) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > _MAX_UNPACKED_BYTES:
         raise GraphoptError(f"unpacks to {size:,} bytes", file=path)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphopt.convert.archives import broken_archive
+from graphopt.convert.archives import open_archive
 from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
@@ -90,12 +90,9 @@ def screen(path: Path) -> None:
     Raises:
         GraphoptError: What was found, and what to do.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                _screen_entry(path, archive, entry)
-    except zipfile.BadZipFile as error:
-        raise broken_archive(path) from error
+    with open_archive(path) as archive:
+        for entry in archive.infolist():
+            _screen_entry(path, archive, entry)
 
 
 def _screen_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
@@ -107,9 +104,9 @@ def _screen_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) 
     if re.fullmatch(r"data/(weights|constants)/.*\.pt|data/constants/(custom|opaque)_obj.*", name):
         raise GraphoptError(f"holds a pickled object, {name}", file=path, fix=_OWN_CODE)
     if name.endswith(".json"):
+        content = archive.read(entry)
         try:
-            content = json.loads(archive.read(entry))
-            _screen_json(path, content)
+            _screen_json(path, json.loads(content))
         except (ValueError, RecursionError) as error:
             raise GraphoptError(f"its entry {name} cannot be read: {error}", file=path) from error
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphopt.convert.archives import broken_archive
+from graphopt.convert.archives import open_archive
 from graphopt.convert.reasons import first_line
 from graphopt.errors import GraphoptError
 
@@ -76,16 +75,13 @@ def load_script(path: Path) -> Script:
 
 def _screen(path: Path) -> None:
     left = _MOST_CODE
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if "/code/" in entry.filename and entry.filename.endswith(".py"):
-                    left -= entry.file_size
-                    if left < 0:
-                        raise GraphoptError("holds too much code", file=path, fix=_OTHERWISE)
-                    _screen_code(path, archive.read(entry).decode("utf-8", "replace"))
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise broken_archive(path) from error
+    with open_archive(path) as archive:
+        for entry in archive.infolist():
+            if "/code/" in entry.filename and entry.filename.endswith(".py"):
+                left -= entry.file_size
+                if left < 0:
+                    raise GraphoptError("holds too much code", file=path, fix=_OTHERWISE)
+                _screen_code(path, archive.read(entry).decode("utf-8", "replace"))
 
 
 def _screen_code(path: Path, code: str) -> None:
