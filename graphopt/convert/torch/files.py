@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from graphopt.convert.archives import broken_archive
+from graphopt.convert.archives import open_archive
 from graphopt.errors import GraphoptError
 
 UNREADABLE = "an unreadable pickle"
@@ -58,15 +58,13 @@ def kind_of(path: Path) -> Kind | None:
         if _starts_safetensors(start, path.stat().st_size):
             return Kind.SAFETENSORS
         if start[:4] == _ZIP:
-            with zipfile.ZipFile(path) as archive:
+            with open_archive(path) as archive:
                 return _kind_of_archive(archive)
         if start[:1] == _PICKLE:
             with path.open("rb") as file:
                 return Kind.PICKLED if _legacy_class(file) else Kind.STATE_DICT
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
-    except zipfile.BadZipFile as error:
-        raise broken_archive(path) from error
     return None
 
 
@@ -82,7 +80,7 @@ def _starts_safetensors(start: bytes, size: int) -> bool:
 def pickled_class(path: Path) -> str | None:
     """Name the first class in a file's pickle that is no plain tensor or container."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive, archive.open(_pickle_name(archive)) as file:
+        with open_archive(path) as archive, archive.open(_pickle_name(archive)) as file:
             return foreign_class(file)
     with path.open("rb") as file:
         return _legacy_class(file)
