@@ -18,6 +18,15 @@ from graphopt.rewrite.dims import Dim, Dims, declared_dims
 _KEPT_BYTES = 1024
 """Constants up to this size go along: shapes, axes, pads and scales decide other shapes."""
 
+_LIKE_THEIR_INPUT = frozenset(
+    {
+        ("", "GroupNormalization"),
+        ("", "SimplifiedLayerNormalization"),
+        *(("com.microsoft", op) for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")),
+    }
+)
+"""Operators without inference of their own: output 0 has the type and the shape of input 0."""
+
 _MAX_NAMED_AXIS = 64
 """Shapes of more dimensions than this are not carried."""
 
@@ -137,6 +146,12 @@ class _Renamed:
                 self._constant(proto, node.outputs[0], tensor)
                 return
         inputs = [self._name(value) for value in node.inputs]
+        domain = "" if node.domain in ONNX_DOMAINS else node.domain
+        if (domain, node.op_type) in _LIKE_THEIR_INPUT and not node.overload:
+            proto.node.add(
+                op_type="Identity", input=inputs[:1], output=[self._name(node.outputs[0])]
+            )
+            return
         added = proto.node.add(op_type=node.op_type, domain=node.domain, input=inputs)
         if node.overload:
             added.overload = node.overload
