@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from graphopt.convert import Options, convert
+from graphopt.errors import CheckFailed
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
@@ -88,3 +89,65 @@ def test_a_shift_to_the_right_keeps_the_sign() -> None:
     np.testing.assert_array_equal(expected["int8"], x >> 2)
     for key in expected:
         np.testing.assert_array_equal(found[key], expected[key])
+
+
+def equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for key, wanted in expected.items():
+        assert found[key].dtype == wanted.dtype, key
+        np.testing.assert_array_equal(found[key], wanted, err_msg=key)
+
+
+@pytest.mark.parametrize("opset", [None, 11])
+def test_an_index_below_zero_is_no_class(opset: int | None) -> None:
+    x = np.random.default_rng(0).integers(-9, 9, (7, 4), dtype=np.int32)
+    x[0, 0] = -1
+    equal(*results("encoded", opset, x=x))
+
+
+def test_the_proof_tries_integers_below_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    from graphopt.convert.tensorflow.handlers import handlers as known
+
+    def without(*args: Any) -> dict[str, Any]:
+        return {name: item for name, item in known(*args).items() if name != "OneHot"}
+
+    monkeypatch.setattr("graphopt.convert.tensorflow.export.handlers", without)
+    with pytest.raises(CheckFailed, match="output classes at batch=2 differs"):
+        convert("tensorflow_integers:one_hot_of_tf2onnx", framework="tensorflow")
+
+
+@pytest.mark.parametrize("opset", [None, 9, 11])
+def test_integers_are_compared_with_all_digits(opset: int | None) -> None:
+    x = np.random.default_rng(0).integers(-(2**62), 2**62, (16, 4))
+    equal(*results("compared", opset, x=x, y=x + np.arange(-1, 3)))
+
+
+def test_64_bits_are_shifted() -> None:
+    equal(*results("shifted_long", x=np.random.default_rng(0).integers(-(2**62), 2**62, (16, 4))))
+
+
+def test_what_goes_to_one_place_is_added_up() -> None:
+    equal(*results("added_up", x=np.arange(-5, 9, dtype=np.int32)))
+
+
+def test_rests_have_the_sign_of_what_is_divided() -> None:
+    equal(*results("rests", x=np.arange(-8, 8, dtype=np.int32).reshape(4, 4)))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 50.0])
+def test_small_numbers_keep_their_digits(size: float) -> None:
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32) * np.float32(size)
+    found, expected = results("near_zero", x=x)
+    for key in expected:
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-6, err_msg=key)
+
+
+def test_the_ends_of_floats_are_kept() -> None:
+    x = np.array([[np.inf, -np.inf, np.nan, -1], [0, 3e38, -3e38, 1e-36]], np.float32)
+    found, expected = results("near_zero", x=x)
+    for key in expected:
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-6, err_msg=key)
+
+
+def test_numbers_are_sorted_into_intervals() -> None:
+    x = np.array([[-2, -1, -0.5, 0], [1, 2, np.nan, np.inf]], np.float32)
+    equal(*results("bucketized", x=x, y=np.arange(-3, 5, dtype=np.int32).reshape(2, 4)))

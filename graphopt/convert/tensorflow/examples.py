@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.contract import Options
+from graphopt.convert.parity import Reference
 from graphopt.convert.tensorflow.network import Input, Network
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, open_feeds
@@ -61,6 +63,33 @@ def made_up_examples(model: ir.Model, source: str) -> list[Array]:
             fix="give them with --data NPZ, one array per input",
         ) from error
     return [batch[value.name or ""] for value in model.graph.inputs]
+
+
+def with_negatives(model: ir.Model, examples: Sequence[Array], reference: Reference) -> list[Array]:
+    """Make every other integer of made-up inputs negative, where the source takes that.
+
+    An index below 0 is no class, an error or counted from the end: frameworks differ there. It is
+    -1 - x in the place of x, which stays within what is counted from the end.
+
+    Args:
+        model: Whose inputs they are.
+        examples: One array per input.
+        reference: The source.
+    """
+    names = [value.name or "" for value in model.graph.inputs]
+    found = dict(zip(names, examples, strict=True))
+    for name, array in list(found.items()):
+        if array.dtype.kind != "i" or array.size < 2 or array.min() < 0 or "mask" in name.lower():
+            continue
+        changed = array.copy()
+        changed.flat[1::2] = -1 - changed.flat[1::2]
+        try:
+            outputs = reference({**found, name: changed})
+        except GraphoptError:
+            continue
+        if all(np.isfinite(output).all() for output in outputs if output.dtype.kind == "f"):
+            found[name] = changed
+    return list(found.values())
 
 
 def _check(item: Input, array: Array, data: str) -> None:

@@ -16,7 +16,7 @@ from graphopt.convert.finishing import finish
 from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.layout import to_channels_first
 from graphopt.convert.onnx.opset import to_opset
-from graphopt.convert.tensorflow.examples import given_examples, made_up_examples
+from graphopt.convert.tensorflow.examples import given_examples, made_up_examples, with_negatives
 from graphopt.convert.tensorflow.handlers import handlers
 from graphopt.convert.tensorflow.interface import Interface, name_interface, name_output_dims
 from graphopt.convert.tensorflow.network import (
@@ -66,6 +66,8 @@ def convert_network(network: Network, options: Options, notes: Sequence[str] = (
         dims = [tuple(array.shape) for array in examples]
         model, outputs = _model(network, dims, options)
     reference = _reference(network)
+    if given is None:
+        examples = with_negatives(model, examples, reference)
     name_output_dims(model, outputs, examples, reference)
     if options.layout == "nchw":
         examples, reference = to_channels_first(model, examples, reference)
@@ -230,7 +232,7 @@ def _exported(network: Network, traced: Any, opset: int | None) -> ir.Model:
                         input_names=inputs,
                         output_names=outputs,
                         initialized_tables=tables,
-                        custom_op_handlers=handlers(version),
+                        custom_op_handlers=handlers(version, tables),
                     )
                     proto = optimize_graph(converted).make_model("graphopt")
         except Exception as error:

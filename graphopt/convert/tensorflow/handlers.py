@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from graphopt.convert.tensorflow.index_handlers import (
+    Tables,
+    bucketize,
+    one_hot,
+    scatter_nd,
+    table_handler,
+)
+from graphopt.convert.tensorflow.number_handlers import (
+    compared,
+    expm1,
+    log1p,
+    product_without_nan,
+    shifted_long,
+    truncated_rest,
+)
+from graphopt.convert.tensorflow.rewriting import Handler
+
+_COMPARISONS = ("Greater", "GreaterEqual", "Less", "LessEqual")
 _INT8, _INT64, _UINT64 = map(int, (ir.DataType.INT8, ir.DataType.INT64, ir.DataType.UINT64))
+_INTEGERS_COMPARE = 9
 _WHERE_IS_THERE = 9
+_MOD_IS_THERE = 10
 _TOP_K_TAKES_A_TENSOR = 10
 _BIT_SHIFT_IS_THERE = 11
-_Handler = Callable[[Any, Any, str, Any], None]
+_EQUAL_TAKES_FLOATS = 11
+_AXES_ARE_INPUTS = 13
+_SCATTERED_ARE_ADDED = 16
 
 
 def _erfc(graph: Any, node: Any, name: str, arguments: object) -> None:
@@ -117,14 +138,20 @@ def _floored(graph: Any, node: Any, name: str, arguments: object) -> None:
     )  # fmt: skip
 
 
-def _shifted_right(graph: Any, node: Any, name: str, arguments: object) -> None:
-    """Keep the sign of 8 bits: tf2onnx shifts zeros in. ONNX shifts unsigned integers alone."""
+def _shifted(graph: Any, node: Any, name: str, arguments: object) -> None:
+    """Shift 64 bits, which tf2onnx does not, and keep the sign of 8 bits to the right.
+
+    ONNX shifts unsigned integers alone, and tf2onnx shifts zeros into 8 bits.
+    """
     del arguments
     from tf2onnx.onnx_opset import math
 
-    output = node.output[0]
+    output, to_the_right = node.output[0], node.type == "RightShift"
     shape, dtype = graph.get_shape(output), graph.get_dtype(output)
-    if dtype != _INT8:
+    if dtype == _INT64:
+        shifted_long(graph, node, to_the_right=to_the_right)
+        return
+    if dtype != _INT8 or not to_the_right:
         math.BitShift.version_11(graph, node)
         return
     # The sign fills what is above the 8 bits, and comes down from there.
@@ -152,17 +179,30 @@ def _as_rows(graph: Any, condition: str, chosen: str, other: str) -> str:
     return reshaped
 
 
-def handlers(opset: int) -> dict[str, tuple[_Handler, list[str]]]:
+def handlers(opset: int, tables: Tables | None = None) -> dict[str, tuple[Handler, list[str]]]:
     """Return what `process_tf_graph` takes as custom_op_handlers.
 
     Args:
         opset: What it writes.
+        tables: What lookup tables hold.
     """
-    found = {"Erfc": _erfc, "Select": _where, "SelectV2": _where}
-    if opset >= _WHERE_IS_THERE:
-        found |= {"FloorDiv": _floored, "FloorMod": _floored}
-    if opset >= _TOP_K_TAKES_A_TENSOR:
-        found["TopKV2"] = _top_k
-    if opset >= _BIT_SHIFT_IS_THERE:
-        found["RightShift"] = _shifted_right
-    return {name: (handler, []) for name, handler in found.items()}
+    since: dict[str, tuple[int, Handler]] = {
+        "Erfc": (1, _erfc),
+        "Expm1": (1, expm1),
+        "LookupTableFindV2": (1, table_handler(tables or {})),
+        "Select": (1, _where),
+        "SelectV2": (1, _where),
+        "FloorDiv": (_WHERE_IS_THERE, _floored),
+        "FloorMod": (_WHERE_IS_THERE, _floored),
+        "OneHot": (_WHERE_IS_THERE, one_hot),
+        **dict.fromkeys(_COMPARISONS, (_INTEGERS_COMPARE, compared)),
+        "TopKV2": (_TOP_K_TAKES_A_TENSOR, _top_k),
+        "TruncateMod": (_MOD_IS_THERE, truncated_rest),
+        "Log1p": (_EQUAL_TAKES_FLOATS, log1p),
+        "MulNoNan": (_EQUAL_TAKES_FLOATS, product_without_nan),
+        "LeftShift": (_BIT_SHIFT_IS_THERE, _shifted),
+        "RightShift": (_BIT_SHIFT_IS_THERE, _shifted),
+        "Bucketize": (_AXES_ARE_INPUTS, bucketize),
+        "ScatterNd": (_SCATTERED_ARE_ADDED, scatter_nd),
+    }
+    return {name: (handler, []) for name, (first, handler) in since.items() if opset >= first}

@@ -56,7 +56,11 @@ def convert(source: str, options: Options) -> Conversion:
 
 
 def _converted(path: Path, options: Options) -> Conversion:
-    from graphopt.convert.tensorflow.examples import made_up_examples, read_examples
+    from graphopt.convert.tensorflow.examples import (
+        made_up_examples,
+        read_examples,
+        with_negatives,
+    )
     from graphopt.convert.tensorflow.export import dims_of_inputs, fixed_notes, numpy_dtype
     from graphopt.convert.tensorflow.interface import Interface, name_interface, name_output_dims
     from graphopt.convert.tflite.export import exported
@@ -82,6 +86,8 @@ def _converted(path: Path, options: Options) -> Conversion:
         for value, shape in zip(model.graph.inputs, dims, strict=True):
             value.shape = ir.Shape(shape)
     reference: Reference = interpreter.run
+    if given is None:
+        examples = with_negatives(model, examples, reference)
     name_output_dims(model, interpreter.output_shapes, examples, reference)
     reordered: Reference = Interpreter(path, options.signature, plain=True).run
     inner = inner_tolerances(model, examples, reference, options, reordered=reordered)
