@@ -111,12 +111,6 @@ def test_lstm_has_a_dynamic_batch() -> None:
     assert "LSTM" in {node.op_type for node in conversion.model.graph}
 
 
-def test_sequence_that_lstm_fixes_is_refused_with_torchs_reason() -> None:
-    options = Options(dynamic_shapes={"steps": ("batch", "sequence", 4)})
-    with pytest.raises(GraphoptError, match=r"sequence.*constant \(5\)"):
-        convert("networks:recurrent", options=options)
-
-
 def test_control_flow_becomes_if() -> None:
     conversion = convert("networks:branching")
     assert "If" in {node.op_type for node in conversion.model.graph}

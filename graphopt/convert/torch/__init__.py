@@ -24,6 +24,7 @@ from graphopt.convert.torch.errors import export_reason
 from graphopt.convert.torch.files import kind_of
 from graphopt.convert.torch.interface import dim_names, name_values, static_notes
 from graphopt.convert.torch.network import Network, open_network
+from graphopt.convert.torch.recurrence import free_lengths, settle_lengths, without_projections
 from graphopt.convert.unsupported import missing_kernels
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch
@@ -119,7 +120,8 @@ def _traced(
     import torch
 
     try:
-        return torch.export.export(module, network.args, network.kwargs, dynamic_shapes=shapes)
+        with free_lengths():
+            return torch.export.export(module, network.args, network.kwargs, dynamic_shapes=shapes)
     except Exception as error:
         # torch.export raises what its tracer, its solver or the network raises.
         raise GraphoptError(
@@ -205,9 +207,17 @@ def _check_sizes(name: str, wanted: Sequence[Dim], shape: Sequence[int], source:
 def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | None) -> ir.Model:
     import torch
 
+    program = without_projections(program)
     settle_layout(program)
+    translations = settle_lengths(program)
     try:
-        exported = torch.onnx.export(program, opset_version=opset, dynamo=True, verbose=False)
+        exported = torch.onnx.export(
+            program,
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table=translations,
+        )
     except Exception as error:
         # The exporter wraps whatever its steps raise.
         raise GraphoptError(export_reason(error, program), file=source) from error
