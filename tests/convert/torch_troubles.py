@@ -63,3 +63,32 @@ def in_training() -> tuple[nn.Module, Tensor]:
 
 def in_evaluation() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(nn.Linear(4, 3), nn.Dropout()).eval(), torch.ones(2, 4)
+
+
+class Counting(nn.Module):
+    """Returns numbers, sizes and a name beside its tensors."""
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        rows = x.shape[0]
+        return {
+            "sum": x + x,
+            "nothing": None,
+            "rows": rows,
+            "half": rows / 2,
+            "inner": [x * 3, 7],
+            "name": "counting",
+            "cut": rows > 2,
+        }
+
+
+class OfNoTensor(nn.Module):
+    def forward(self, x: Tensor) -> int:
+        return x.shape[1]
+
+
+def counting() -> tuple[nn.Module, Tensor]:
+    return Counting(), torch.ones(3, 4)
+
+
+def of_no_tensor() -> tuple[nn.Module, Tensor]:
+    return OfNoTensor(), torch.ones(3, 4)

@@ -24,6 +24,7 @@ from graphopt.convert.torch.errors import export_reason
 from graphopt.convert.torch.files import kind_of
 from graphopt.convert.torch.interface import dim_names, name_values, static_notes
 from graphopt.convert.torch.network import Network, open_network
+from graphopt.convert.torch.outputs import left_out, only_tensors
 from graphopt.convert.torch.recurrence import free_lengths, settle_lengths, without_projections
 from graphopt.convert.unsupported import missing_kernels
 from graphopt.errors import GraphoptError
@@ -59,6 +60,7 @@ def convert(source: str, options: Options) -> Conversion:
         if network.settled is not None:
             options = replace(options, static=True, dynamic_shapes={})
         program, freed = _program(network, options)
+        dropped = left_out(program, network.source)
         model = _to_onnx(program, network.source, options.opset)
         rename_dims(model, {})
         name_values(model, program)
@@ -66,7 +68,7 @@ def convert(source: str, options: Options) -> Conversion:
         names = dim_names(model, options, examples)
     rename_dims(model, names)
     ranges = _ranges(program, names)
-    notes = [*network.notes, *freed]
+    notes = [*network.notes, *freed, *dropped]
     if network.settled is not None:
         notes.append(f"every size is fixed: {network.settled}")
     elif not options.static:
@@ -211,13 +213,14 @@ def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | No
     settle_layout(program)
     translations = settle_lengths(program)
     try:
-        exported = torch.onnx.export(
-            program,
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-            custom_translation_table=translations,
-        )
+        with only_tensors(program):
+            exported = torch.onnx.export(
+                program,
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+                custom_translation_table=translations,
+            )
     except Exception as error:
         # The exporter wraps whatever its steps raise.
         raise GraphoptError(export_reason(error, program), file=source) from error

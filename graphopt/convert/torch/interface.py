@@ -35,7 +35,7 @@ def name_values(model: ir.Model, program: torch.export.ExportedProgram) -> None:
     if len(inputs) == len(graph.inputs):
         for value, name in zip(graph.inputs, inputs, strict=True):
             value.name = name
-    keyed = _keyed_outputs(program)
+    keyed = _keyed_tensors(program)
     if len(keyed) == len(graph.outputs):
         _rename_outputs(graph, keyed)
     Names.forget(model)
@@ -63,23 +63,31 @@ def _rename_outputs(graph: ir.Graph, keyed: Sequence[str | None]) -> None:
             taken.add(name)
 
 
-def _keyed_outputs(program: torch.export.ExportedProgram) -> list[str | None]:
-    """Return the key of each tensor that is returned; None: it is returned under none."""
-    from torch.export.graph_signature import OutputKind, TensorArgument
+def output_keys(program: torch.export.ExportedProgram) -> list[str | None]:
+    """Return the key that each output of a program is returned under; None: under none."""
+    from torch.export.graph_signature import OutputKind
 
     structure = program.call_spec.out_spec
     paths = [] if structure is None else list(_paths(structure))
-    specs = [
-        spec
-        for spec in program.graph_signature.output_specs
-        if spec.kind in {OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION}
-    ]
-    if len(paths) != len(specs):
-        return []
+    specs = program.graph_signature.output_specs
+    kinds = {OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION}
+    returned = [position for position, spec in enumerate(specs) if spec.kind in kinds]
+    keys: list[str | None] = [None] * len(specs)
+    if len(paths) == len(returned):
+        for position, path in zip(returned, paths, strict=True):
+            keys[position] = _joined(path)
+    return keys
+
+
+def _keyed_tensors(program: torch.export.ExportedProgram) -> list[str | None]:
+    from torch.export.graph_signature import OutputKind, TensorArgument
+
+    specs = program.graph_signature.output_specs
     return [
-        _joined(path)
-        for path, spec in zip(paths, specs, strict=True)
-        if isinstance(spec.arg, TensorArgument)
+        key
+        for key, spec in zip(output_keys(program), specs, strict=True)
+        if spec.kind in {OutputKind.USER_OUTPUT, OutputKind.USER_INPUT_MUTATION}
+        and isinstance(spec.arg, TensorArgument)
     ]
 
 
