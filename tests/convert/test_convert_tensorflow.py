@@ -329,3 +329,69 @@ def test_nothing_but_the_result_is_on_the_terminal(
     assert done.code == 2
     assert len(done.err.splitlines()) == 1
     assert not (tmp_path / "none.onnx").exists()
+
+
+@pytest.mark.parametrize("comment", ["", "# a frozen graph\n\n"])
+def test_frozen_graph_as_text(frozen: Path, tmp_path: Path, comment: str) -> None:
+    from google.protobuf import text_format
+
+    graph = tf.compat.v1.GraphDef.FromString(frozen.read_bytes())
+    path = tmp_path / "graph.pbtxt"
+    path.write_text(comment + text_format.MessageToString(graph))
+    found, expected = convert(str(path)).model, convert(str(frozen)).model
+    assert ir.to_proto(found) == ir.to_proto(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('node { name: "x" op: "Placeholder" nothing: 1 }', "no field named"),
+        ('node { name: "x" op: ', "text format"),
+        ('node { name: "x" op: "\\377\\376" }', "text format"),
+        ('node { name: "x" attr { key: "f" value { ' + "func { attr { value { " * 2000, "too deep"),
+    ],
+)
+def test_broken_text_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "graph.pbtxt"
+    path.write_text(text)
+    with pytest.raises(GraphoptError, match=message):
+        convert(str(path))
+
+
+def test_long_text_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "graph.pbtxt"
+    with path.open("wb") as file:
+        file.write(b'node { name: "x" op: "NoOp" }')
+        file.truncate((64 << 20) + 1)
+    with pytest.raises(GraphoptError, match="bytes of text.*as_text=False"):
+        convert(str(path))
+
+
+def _repeated(x: Any) -> Any:
+    total = tf.zeros_like(x[:, 0])
+    for step in tf.range(tf.shape(x)[1]):
+        total = tf.tanh(x[:, step] + total)
+    return total
+
+
+@pytest.mark.parametrize("taken_apart", [False, True])
+def test_frozen_graph_with_a_loop(tmp_path: Path, taken_apart: bool) -> None:
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    function = tf.function(_repeated, input_signature=[tf.TensorSpec([None, None], name="x")])
+    frozen = convert_variables_to_constants_v2(
+        function.get_concrete_function(), lower_control_flow=taken_apart
+    )
+    path = tmp_path / "graph.pb"
+    path.write_bytes(frozen.graph.as_graph_def().SerializeToString())
+    if taken_apart:
+        # tf2onnx joins no loop again that inlined bodies.
+        with pytest.raises(GraphoptError, match=r"loop of .*LoopCond.*lower_control_flow=False"):
+            convert(str(path))
+        return
+    model = convert(str(path)).model
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    x = random(3, 5)
+    np.testing.assert_allclose(run(model, x=x)["Identity"], _repeated(x), rtol=1e-5, atol=1e-6)

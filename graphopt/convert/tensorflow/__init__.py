@@ -23,7 +23,7 @@ def convert(source: str, options: Options) -> Conversion:
     """Convert a SavedModel folder, a frozen graph, or what `module:callable` is or returns.
 
     Args:
-        source: A folder with `saved_model.pb`; a binary GraphDef; or a `tf.function`, or a function
+        source: A folder with `saved_model.pb`; a GraphDef, in binary or as text; or a `tf.function`, or a function
             that returns one, or `(function, example_inputs)`.
         options: What to ask for. `signature` is the name of a SavedModel's signature; of a frozen
             graph, `inputs -> outputs` by the names of their nodes.
@@ -53,12 +53,13 @@ def _opened(source: str, options: Options) -> tuple[Network, Sequence[str]]:
         from graphopt.convert.tensorflow.saved_model import open_saved_model
 
         return open_saved_model(saved_model_folder(path), options.signature)
-    if kind is Kind.GRAPH:
+    if kind in {Kind.GRAPH, Kind.GRAPH_TEXT}:
         from graphopt.convert.tensorflow.graph import open_graph
 
-        return open_graph(path, options.signature), ()
+        is_text = kind is Kind.GRAPH_TEXT
+        return open_graph(path, options.signature, is_text=is_text), ()
     raise GraphoptError(
-        "is no SavedModel folder and no binary GraphDef",
+        "is no SavedModel folder and no GraphDef",
         file=path,
-        fix="give the folder that holds saved_model.pb, a frozen .pb, or module:callable",
+        fix="give the folder that holds saved_model.pb, a frozen .pb or .pbtxt, or module:callable",
     )

@@ -239,7 +239,7 @@ def _exported(network: Network, traced: Any, opset: int | None) -> ir.Model:
             # tf2onnx and TensorFlow raise whatever their steps raise.
             where = f" at {failed[0]}" if failed else ""
             raise GraphoptError(
-                f"tf2onnx fails{where}: {reason(error)}", file=network.source
+                f"tf2onnx fails{where}: {reason(error)}", file=network.source, fix=network.advice
             ) from error
     return finished_export(proto, opset, network.source)
 

@@ -15,6 +15,8 @@ _LENGTH_DELIMITED = 2
 _NODE, _NAME, _OPERATOR = 1, 1, 2
 _OPERATOR_NAME = re.compile(rb"_?[A-Za-z][\w>]*")
 _NODE_NAME = re.compile(rb"[A-Za-z0-9.][\w.\\/>-]*")
+_NODE_IN_TEXT = re.compile(rb"(\s|#[^\n]*\n)*+node\s*+:?\s*+[{<]\s*+(name|op)\s*+:")
+"""How a GraphDef begins in protobuf's text format."""
 
 
 class Kind(enum.Enum):
@@ -22,6 +24,7 @@ class Kind(enum.Enum):
 
     SAVED_MODEL = "SavedModel"
     GRAPH = "frozen graph"
+    GRAPH_TEXT = "frozen graph as text"
 
 
 def kind_of(path: Path) -> Kind | None:
@@ -39,6 +42,8 @@ def kind_of(path: Path) -> Kind | None:
             head = file.read(_HEAD)
     except OSError as error:
         raise GraphoptError(f"cannot be read: {error.strerror or error}", file=path) from error
+    if _NODE_IN_TEXT.match(head):
+        return Kind.GRAPH_TEXT
     return Kind.GRAPH if _starts_with_a_node(head) else None
 
 

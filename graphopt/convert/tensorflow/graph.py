@@ -1,4 +1,4 @@
-"""A frozen graph: a binary GraphDef without variables."""
+"""A frozen graph: a GraphDef without variables."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ from typing import Any
 
 from graphopt.convert.tensorflow.network import Input, Network, reason, sizes_of
 from graphopt.convert.tensorflow.screen import screen_graph
+from graphopt.convert.tensorflow.text import read_text
 from graphopt.errors import GraphoptError
 
 _ARROW = "->"
 _VARIABLES = ("Variable", "VariableV2", "VarHandleOp")
 _NO_RESULTS = ("Const", "NoOp", "Placeholder", "PlaceholderWithDefault", "Assert", "Exit")
 
+_LEFT_BY_LOOPS = "unused_control_flow_input"
+"""How the placeholders are called that TensorFlow leaves where it freezes control flow."""
 
-def open_graph(path: Path, signature: str | None) -> Network:
+
+def open_graph(path: Path, signature: str | None, *, is_text: bool = False) -> Network:
     """Read a GraphDef, and find what goes in and what comes out.
 
     Args:
         path: The file.
         signature: `inputs -> outputs`, names of nodes, joined by commas, either side free to be
             empty: inputs are then the placeholders, outputs the nodes that no other node reads.
+        is_text: It is in protobuf's text format.
 
     Raises:
         GraphoptError: It cannot be read, is not frozen, or has no such nodes.
@@ -29,11 +34,14 @@ def open_graph(path: Path, signature: str | None) -> Network:
     import tensorflow as tf
 
     graph = tf.compat.v1.GraphDef()
-    try:
-        graph.ParseFromString(path.read_bytes())
-    except Exception as error:
-        # protobuf's DecodeError differs between its implementations.
-        raise GraphoptError("is a broken or truncated GraphDef", file=path) from error
+    if is_text:
+        read_text(path, graph)
+    else:
+        try:
+            graph.ParseFromString(path.read_bytes())
+        except Exception as error:
+            # protobuf's DecodeError differs between its implementations.
+            raise GraphoptError("is a broken or truncated GraphDef", file=path) from error
     screen_graph(graph, path)
     _refuse_variables(graph, path)
     asked_inputs, asked_outputs = _asked(signature, path)
@@ -87,6 +95,7 @@ def _network(path: Path, graph: Any, inputs: Sequence[str], outputs: Sequence[st
         ),
         tuple(_shown(name) for name in outputs),
         function,
+        advice=_advice(graph),
     )
 
 
@@ -116,15 +125,36 @@ def _refuse_variables(graph: Any, path: Path) -> None:
             )
 
 
+def _advice(graph: Any) -> str | None:
+    loops = [node.name for node in graph.node if node.op == "LoopCond"]
+    if not loops:
+        return None
+    return (
+        f"the loop of {loops[0]} was taken apart when the graph was frozen: freeze it with"
+        " convert_variables_to_constants_v2(function, lower_control_flow=False), or convert the"
+        " SavedModel"
+    )
+
+
 def _placeholders(graph: Any) -> list[str]:
-    return [node.name for node in graph.node if node.op == "Placeholder"]
+    read = _read(graph)
+    return [
+        node.name
+        for node in graph.node
+        if node.op == "Placeholder"
+        and (node.name in read or not node.name.startswith(_LEFT_BY_LOOPS))
+    ]
 
 
 def _unread(graph: Any) -> list[str]:
-    read = {name.lstrip("^").partition(":")[0] for node in graph.node for name in node.input}
+    read = _read(graph)
     return [
         node.name for node in graph.node if node.name not in read and node.op not in _NO_RESULTS
     ]
+
+
+def _read(graph: Any) -> set[str]:
+    return {name.lstrip("^").partition(":")[0] for node in graph.node for name in node.input}
 
 
 def _tensor(name: str) -> str:

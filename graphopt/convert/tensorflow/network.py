@@ -47,6 +47,7 @@ class Network:
         outputs: Names of what comes out; None: they are found when it is traced.
         owner: The object that keeps variables and lookup tables alive.
         examples: One array per input, where the source has examples.
+        advice: What to do where it cannot be exported.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Network:
     outputs: tuple[str, ...] | None
     owner: object
     examples: tuple[Array, ...] | None = None
+    advice: str | None = None
 
 
 def sizes_of(shape: Any) -> Sizes | None:
