@@ -60,6 +60,15 @@ def _bodies(scope: Scope) -> Iterator[Scope]:
                 yield Scope(scope.at(path), body, owner=node, function=scope.function)
 
 
+def addresses(model: ir.Model) -> dict[ir.Value, str]:
+    """Return the address (`Scope.at`) of everything that a graph is given or a node computes."""
+    return {
+        value: scope.at(value.name)
+        for scope in scopes(model)
+        for value in (*scope.graph.inputs, *(v for node in scope.graph for v in node.outputs))
+    }
+
+
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the graphs in the attributes of a node: the bodies of If, Loop, Scan and the like."""
     for attribute in node.attributes.values():

@@ -17,13 +17,15 @@ from graphopt.rewrite.layers import PRODUCERS
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.selection import Globs
 from graphopt.rewrite.shapes import Shapes
+from passes.prune.activations import Activation, activations
 from passes.prune.analysis import coupling
 from passes.prune.channels import Channels, channels, settled
+from passes.prune.compensation import Reader, readers
 from passes.prune.coupling import Components
 from passes.prune.layers import Layers
 from passes.prune.places import Ids, Wide
 from passes.prune.removal import Removal
-from passes.prune.scores import Score, by_gammas, by_weights
+from passes.prune.scores import Score, by_activations, by_gammas, by_weights
 from passes.prune.selection import Bounds, below, lowest
 
 __all__ = ["Prune"]
@@ -49,17 +51,27 @@ class Prune(Pass):
       each group of coupled layers (scope "layer"). Of equal scores the first ones go.
     - `value`: channels with a score below it.
 
-    The score of a channel c, over the axes of the weights that write it (rows) or read it
-    (columns), each divided by its mean over the channels of the axis, so that layers count alike:
+    The score of a channel c says what share it has in the layers that write and read it. Mean over
+    these, s a sum over all weights that write c (rows W_c) or read it (columns W_c):
 
-    - "magnitude": sqrt(mean of ||W_c||_2^2)
-    - "l1": mean of ||W_c||_1 (Li et al., ICLR 2017, arXiv:1608.08710)
+    - "magnitude": sqrt(mean of s_c / sum of s over all channels), s_c = ||W_c||_2^2
+    - "l1": the same of s_c = ||W_c||_1, without the root (Li et al., ICLR 2017, arXiv:1608.08710)
+    - "activation": as "magnitude" over the layers that read c, s_c = Var[x_c] ||W_c||_2^2 on the
+      feeds of the run, and E[x_c^2] ||W_c||_2^2 with `compensate=False`. What no weight reads, as
+      the width of the heads of attention, stays.
     - "batchnorm": |gamma_c| of BatchNormalization as it is (Liu et al., ICCV 2017,
       arXiv:1708.06519); what has none stays.
 
-    A channel that only zeros write, or only zeros read, scores 0. Scores see the weights as they
-    were before the first channel went, quantized ones by what they dequantize to. Nothing makes up
-    for what is gone: fine-tune behind it.
+    A channel that only zeros write, or only zeros read, scores 0. Scores see the model as it was
+    before the first channel went, and quantized weights by what they dequantize to.
+
+    With data, a lost channel c goes on to add its mean: the layers that read it get
+
+        b_o += E[x_c] * sum_k W_ock
+
+    where they have a bias of floats (Conv, Gemm, MatMul with an Add; x_c as in the model before
+    pruning, and of a padded Conv each tap k by the share of places where it meets no padding). A
+    channel that is constant goes without a trace then. For the rest of what is gone, fine-tune.
 
     The main graph and the bodies of If, Loop and Scan are covered; channels that enter or leave a
     body stay. Declined, with the node in the way: channels that reach an output or an input, an
@@ -79,10 +91,11 @@ class Prune(Pass):
             weights. Layers that write the same channels follow.
         exclude: Globs on layers that keep theirs.
         op_types: Only output channels of these operators, such as "Conv"; None: of all layers.
+        compensate: Whether, with data, biases take what lost channels have added on average.
 
     Raises:
-        GraphoptError: A parameter is out of range or does not go with another; a weight holds NaN
-            or infinity.
+        GraphoptError: A parameter is out of range or does not go with another; a weight or an
+            activation holds NaN or infinity; score "activation" without feeds.
     """
 
     name: ClassVar[str] = "prune"
@@ -97,6 +110,7 @@ class Prune(Pass):
     include: Globs = "*"
     exclude: Globs = ""
     op_types: str | tuple[str, ...] | None = None
+    compensate: bool = True
 
     def __post_init__(self) -> None:
         """Check the parameters."""
@@ -132,22 +146,43 @@ class Prune(Pass):
             components, grouped = settled(coupling(model))
             layers = Layers.of(model, components, self.include, self.exclude, self.op_types)
             yield from layers.declined()
-            scores = self._scores(model, components, layers)
+            seen = self._seen(model, components, layers, context)
+            scores = self._scores(model, components, layers, seen)
             groups = [g for g in channels(components, grouped, scores) if layers.chosen(g)]
             removal = Removal(model, components.coupling)
+            told = readers(components.coupling.places, seen) if self.compensate else ()
             for done, (group, gone) in enumerate(
                 zip(groups, self._selected(groups, layers), strict=True)
             ):
                 context.progress("prune", done, len(groups))
                 if gone.size:
-                    yield self._rewrite(group, gone, layers, removal)
+                    yield self._rewrite(group, gone, layers, removal, told)
         finally:
             Shapes.forget(model)
             Names.forget(model)
 
-    def _scores(self, model: ir.Model, components: Components, layers: Layers) -> Wide:
+    def _seen(
+        self, model: ir.Model, components: Components, layers: Layers, context: Context
+    ) -> tuple[Activation, ...]:
+        if self.score == "activation" and context.feeds is None:
+            raise GraphoptError(
+                "score 'activation' needs data", fix="give calibration samples with --data"
+            )
+        if self.score != "activation" and not self.compensate:
+            return ()
+        return activations(model, components.coupling.places, layers.readers, context)
+
+    def _scores(
+        self,
+        model: ir.Model,
+        components: Components,
+        layers: Layers,
+        seen: Sequence[Activation],
+    ) -> Wide:
         if self.score == "batchnorm":
             return by_gammas(components, [node for s in scopes(model) for node in s.graph])
+        if self.score == "activation":
+            return by_activations(components, seen, centred=self.compensate)
         return by_weights(components, layers.scored(), self.score)
 
     def _selected(self, groups: Sequence[Channels], layers: Layers) -> list[Ids]:
@@ -158,16 +193,35 @@ class Prune(Pass):
         together = self.scope == "global"
         return lowest(groups, slices, self.ratio or 0.0, bounds, together=together)
 
-    def _rewrite(self, group: Channels, gone: Ids, layers: Layers, removal: Removal) -> Rewrite:
+    def _rewrite(
+        self,
+        group: Channels,
+        gone: Ids,
+        layers: Layers,
+        removal: Removal,
+        told: Sequence[Reader],
+    ) -> Rewrite:
         kept = group.count - gone.size
         ids = np.concatenate([group.slices[one] for one in gone.tolist()])
         touched = layers.touched(group)
         run = self.score if self.value is not None else f"{self.score}, {self.scope}"
+        compensated = [one for one in told if np.isin(one.ids, ids).any()]
+
+        def apply() -> None:
+            for reader in compensated:
+                removal.shift(reader.bias, reader.shift(ids))
+            removal.remove(ids)
+
         return Rewrite(
             at=layers.first_writer(group),
             why=f"kept {kept} of {group.count} channels of {touched} layers ({run})",
-            apply=lambda: removal.remove(ids),
-            details={"channels": group.count, "kept": kept, "layers": touched},
+            apply=apply,
+            details={
+                "channels": group.count,
+                "kept": kept,
+                "layers": touched,
+                "compensated": len(compensated),
+            },
         )
 
 

@@ -11,7 +11,7 @@ from graphopt.rewrite.constants import Array, add_initializer, constant, hold
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.uses import remove_unread
 from passes.prune.coupling import Coupling, Kept
-from passes.prune.places import Ids, Mask, Place, Places
+from passes.prune.places import Ids, Mask, Place, Places, Wide
 
 
 class Removal(Kept):
@@ -46,6 +46,13 @@ class Removal(Kept):
         size = None if dims is None else dims[axis]
         return size if isinstance(size, int) else None
 
+    def shift(self, place: Place, by: Wide) -> None:
+        """Add numbers to a vector of floats, one for each slice that it had at first."""
+        original = self._original(place)
+        shifted = (original.numpy().astype(np.float64) + by).astype(original.dtype.numpy())
+        self._originals[place] = ir.tensor(shifted, name=original.name)
+        self._cut(place)
+
     def remove(self, ids: Ids) -> None:
         """Take slices out of all tensors they belong to."""
         self._left[ids] = False
@@ -61,14 +68,17 @@ class Removal(Kept):
             if node in self._coupling.adjusters:
                 self._coupling.adjusters[node](self)
 
-    def _cut(self, place: Place) -> None:
-        original = self._originals.get(place)
-        if original is None:
-            original = constant(place.value)
-            if original is None:
+    def _original(self, place: Place) -> ir.TensorProtocol:
+        """Return what a place held before anything was taken out of it."""
+        if place not in self._originals:
+            held = constant(place.value)
+            if held is None:
                 raise ValueError(f"{place.value.name!r} is no constant any more")
-            self._originals[place] = original
-        tensor = self._rest(place, original)
+            self._originals[place] = held
+        return self._originals[place]
+
+    def _cut(self, place: Place) -> None:
+        tensor = self._rest(place, self._original(place))
         if place.reader is None:
             hold(place.value, tensor)
             return

@@ -12,11 +12,12 @@ import onnx_ir as ir
 from graphopt.rewrite.constants import array, is_op
 from graphopt.rewrite.layers import Role
 from graphopt.rewrite.weights import Weight
+from passes.prune.activations import Activation
 from passes.prune.coupling import Components
 from passes.prune.places import Ids, Place, Wide
 from passes.threshold.source import Source, contiguous
 
-Score = Literal["magnitude", "l1", "batchnorm"]
+Score = Literal["magnitude", "l1", "activation", "batchnorm"]
 
 
 @dataclass
@@ -44,15 +45,13 @@ class Sums:
     def add(self, ids: Ids, sums: Wide, *, writes: bool) -> None:
         """Add what lies along one axis of a weight."""
         roots, where = np.unique(self.components.labels[ids], return_inverse=True)
-        counts = np.bincount(where)
-        means = np.bincount(where, weights=sums) / counts
-        average = float(sums.mean())
-        self._total[roots] += means / average if average > 0 else 0.0
+        own, whole = np.bincount(where, weights=sums), float(sums.sum())
+        self._total[roots] += own / whole if whole > 0 else 0.0
         self._axes[roots] += 1
-        self._live[writes][roots] = np.fmax(self._live[writes][roots], means)
+        self._live[writes][roots] = np.fmax(self._live[writes][roots], own)
 
     def scores(self) -> Wide:
-        """Return the mean over all axes of weights; 0 where all that write or read are zero."""
+        """Return the mean share of all axes of weights; 0 where all that write or read are zero."""
         with np.errstate(invalid="ignore", divide="ignore"):
             found = (self._total / self._axes) ** (1 / self.power)
         for live in self._live.values():
@@ -74,6 +73,24 @@ def by_weights(components: Components, weights: Iterable[Weight], score: Score) 
             if ids is not None and not components.frozen(ids).all():
                 groups = components.coupling.places.groups(place, axis)
                 sums.add(ids, _along(source, axis, groups, sums.power), writes=writes)
+    return sums.scores()
+
+
+def by_activations(
+    components: Components, activations: Iterable[Activation], *, centred: bool
+) -> Wide:
+    """Return how much of what layers compute varies with each set; NaN where none reads it.
+
+    Args:
+        components: The sets.
+        activations: What the layers read.
+        centred: Whether the mean of a channel does not count, as something makes up for it.
+    """
+    sums = Sums(components, 2)
+    for one in activations:
+        energy = one.squares - np.square(one.means) if centred else one.squares
+        squares = _along(one.source, one.axis, one.groups, sums.power)
+        sums.add(one.ids, np.maximum(energy, 0.0) * squares, writes=False)
     return sums.scores()
 
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from graphopt.calibration import ChannelSquares, statistics
 from graphopt.errors import GraphoptError
-from graphopt.model.scopes import scopes
+from graphopt.model.scopes import addresses
 from graphopt.pipeline.contract import Context
 from graphopt.rewrite.weights import Use, Weight
 from passes.threshold.scores import Scored
@@ -75,7 +75,7 @@ def input_norms(model: ir.Model, weights: Iterable[Weight], context: Context) ->
     """
     if context.feeds is None:
         raise GraphoptError("score 'wanda' needs data", fix="give calibration samples with --data")
-    norms = InputNorms({}, _addresses(model), {})
+    norms = InputNorms({}, addresses(model), {})
     keys = {
         norms.key(use): None for weight in weights for use in weight.uses if _objection(use) is None
     }
@@ -92,14 +92,6 @@ def input_norms(model: ir.Model, weights: Iterable[Weight], context: Context) ->
             else:
                 found[name, statistic.axis] = statistic.norms
     return replace(norms, found=found, missing=missing)
-
-
-def _addresses(model: ir.Model) -> dict[ir.Value, str]:
-    return {
-        value: scope.at(value.name)
-        for scope in scopes(model)
-        for value in (*scope.graph.inputs, *(v for node in scope.graph for v in node.outputs))
-    }
 
 
 def scored(weight: Weight, norms: InputNorms) -> Scored:

@@ -5,10 +5,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from before_after import model_of, text_of
+from before_after import model_of, session, text_of
 from prune_runs import check, drawn, run, shapes
 
+import graphopt
 from graphopt.errors import GraphoptError
+from graphopt.pipeline.contract import Context
+from graphopt.runtime.feeds import Feeds
 from passes.prune import Prune
 
 CONV = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (6, 8, 3, 3), "b2": (6,), "w3": (5, 6)}
@@ -37,7 +40,7 @@ def test_text_before_and_after() -> None:
     assert text_of(model) == text_of(model_of(after))
     assert [rewrite.at for rewrite in rewrites] == ["h"]
     assert rewrites[0].why == "kept 2 of 4 channels of 2 layers (magnitude, global)"
-    assert rewrites[0].details == {"channels": 4, "kept": 2, "layers": 2}
+    assert rewrites[0].details == {"channels": 4, "kept": 2, "layers": 2, "compensated": 0}
     assert declined == {"y": "its channels stay: y is an output of the graph"}
 
 
@@ -351,7 +354,7 @@ def test_bounds_on_what_stays() -> None:
     assert shapes(pruned)["w2"] == (3, 3)
     pruned, rewrites, _ = check(mlp(), value=0.0)
     assert rewrites == []
-    pruned, _, _ = check(mlp(), value=0.9)
+    pruned, _, _ = check(mlp(), value=0.24)
     assert 1 < shapes(pruned)["w2"][0] < 16
 
 
@@ -389,3 +392,49 @@ def test_weights_that_are_no_numbers_are_refused(bad: float) -> None:
     value.const_value = ir.tensor(array, name="w2")
     with pytest.raises(GraphoptError, match="weight 'w2' holds NaN or infinity"):
         run(model, ratio=0.5)
+
+
+def test_a_constant_channel_goes_without_a_trace() -> None:
+    model = drawn(
+        """
+        main (float[N,3,6,6] x) => (float[N,4] y) {
+            a = Conv(x, w1, b1)
+            r = Relu(a)
+            c = Conv<group=2>(r, w2, b2)
+            s = Sigmoid(c)
+            p = GlobalAveragePool(s)
+            f = Flatten(p)
+            g = MatMul(f, w3)
+            h = Add(g, b3)
+            t = Tanh(h)
+            y = Gemm<transB=1>(t, w4, b4)
+        }""",
+        w1=(8, 3, 1, 1),
+        b1=(8,),
+        w2=(6, 4, 1, 1),
+        b2=(6,),
+        w3=(6, 10),
+        b3=(10,),
+        w4=(4, 10),
+        b4=(4,),
+    )
+    for name, axis, where in (("w1", 0, [1, 6]), ("w2", 0, [0, 5]), ("w3", 1, [3])):
+        value = model.graph.initializers[name]
+        assert value.const_value is not None
+        array = value.const_value.numpy().copy()
+        np.moveaxis(array, axis, 0)[where] = 0
+        value.const_value = ir.tensor(array, name=name)
+    feeds = {"x": np.random.default_rng(0).standard_normal((5, 3, 6, 6)).astype(np.float32)}
+    context = Context(feeds=Feeds(feeds))
+    for score in ("magnitude", "activation"):
+        pruned = graphopt.run(model, [Prune(value=1e-4, score=score)], context).model
+        found = shapes(pruned)
+        assert found["w1"][0] == 6
+        assert found["w3"] == (4, 9)
+        want, got = (session(ir.to_proto(m)).run(None, feeds)[0] for m in (model, pruned))
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_the_score_by_activations_needs_data() -> None:
+    with pytest.raises(GraphoptError, match="score 'activation' needs data; give calibration"):
+        run(mlp(), ratio=0.5, score="activation")
