@@ -40,11 +40,12 @@ def convert(source: str, options: Options) -> Conversion:
     given = given_samples(options)
     table = table_of(estimator, given, source)
     subject = Subject(estimator, table, wanted, source)
-    model, found = export(estimator, table, wanted, options, source)
-    notes += found
+    exported = export(estimator, table, wanted, options, source)
+    model = exported.model
+    notes += exported.notes
     batch, found = samples_of(subject, given, options.data)
     notes += found
-    forms = settle_outputs(model, estimator, wanted, batch, source)
+    forms = settle_outputs(model, estimator, wanted, batch, source, rounds=exported.rounds)
     batch, found = without_ties(subject, batch)
     notes += found
     names = [

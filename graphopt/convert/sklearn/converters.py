@@ -140,7 +140,12 @@ class ContainerNodes:
         self, output: str, op_type: str, inputs: list[str], *, domain: str = "", **attributes: Any
     ) -> None:
         """Add a node that makes a value of a given name."""
+        from onnx import numpy_helper
+
         version = {"op_version": ML_OPSET} if domain == ML_DOMAIN else {}
+        for key, value in attributes.items():
+            if key.endswith("_as_tensor"):
+                attributes[key] = numpy_helper.from_array(value)
         self._container.add_node(
             op_type,
             inputs,

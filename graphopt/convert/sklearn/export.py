@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn.boosting import is_boosted
 from graphopt.convert.sklearn.inputs import Table, fronts, is_string_imputer
 from graphopt.convert.sklearn.outputs import last_of
+from graphopt.convert.sklearn.precision import decides_behind, wider_kinds
 from graphopt.convert.sklearn.preprocessing import as_transformer, replace_inside
 from graphopt.convert.sklearn.reference import Output
 from graphopt.errors import CheckFailed, GraphoptError
@@ -34,6 +36,7 @@ _FLOAT32_OPERATORS = (
     "LinearRegressor",
     "SVMClassifier",
     "SVMRegressor",
+    "TfIdfVectorizer",
     "TreeEnsembleClassifier",
     "TreeEnsembleRegressor",
 )
@@ -51,16 +54,32 @@ _UNICODE_TOKENS = r"[\p{L}\p{N}_][\p{L}\p{N}_]+"
 _EMPTY_NOTE = "an empty string stands for a missing one, which strings in ONNX cannot be"
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What skl2onnx made.
+
+    Args:
+        model: With the inputs of a table, and skl2onnx's own outputs.
+        notes: What the user should know.
+        rounds: Whether its float64 outputs are no more exact than float32.
+    """
+
+    model: ir.Model
+    notes: list[str]
+    rounds: bool = False
+
+
 def export(
     estimator: Any, table: Table, wanted: Sequence[Output], options: Options, source: str
-) -> tuple[ir.Model, list[str]]:
-    """Export an estimator with the inputs of a table; the outputs are skl2onnx's own.
+) -> Exported:
+    """Export an estimator with the inputs of a table.
 
     Raises:
         GraphoptError: skl2onnx has no way to write one of its parts, which is named.
     """
     from graphopt.convert.sklearn.converters import register_booster, register_converters
     from graphopt.convert.sklearn.discriminants import register_discriminants
+    from graphopt.convert.sklearn.doubles import register_doubles
     from graphopt.convert.sklearn.functions import register_functions
     from graphopt.convert.sklearn.kernels import register_kernels
     from graphopt.convert.sklearn.meta import register_meta
@@ -72,6 +91,7 @@ def export(
 
     register_converters()
     register_discriminants()
+    register_doubles()
     register_functions()
     register_kernels()
     register_meta()
@@ -90,21 +110,28 @@ def export(
     wide = [name for name, kind in kinds.items() if kind not in ("float32", "string")]
     doubles = "float64" in kinds.values()
     notes = [_EMPTY_NOTE] if table.empty_is_missing else []
+    if decides_behind(estimator):
+        try:
+            model = _exported(prepared, table, wider_kinds(estimator, table), options, source)
+            _take_as(model.graph, kinds)
+            Session(model, title="what skl2onnx makes of it")
+            return Exported(model, notes, rounds=not doubles or _rounds(model))
+        except (GraphoptError, CheckFailed):
+            # Some converters of skl2onnx write float32 alone; the proof sees what that changes.
+            pass
     try:
         model = _exported(prepared, table, kinds, options, source)
         if wide:
             Session(model, title="what skl2onnx makes of it")
         if not (doubles and _rounds(model)):
-            return model, notes
+            return Exported(model, notes)
     except (GraphoptError, CheckFailed):
         if not wide:
             raise
     narrow = {name: "float32" if name in wide else kind for name, kind in kinds.items()}
     model = _exported(prepared, table, narrow, options, source)
-    for value in list(model.graph.inputs):
-        if value.name in wide:
-            _widen(model.graph, value, ir.DataType.from_numpy(np.dtype(kinds[value.name])))
-    return model, [*notes, f"{source} {_FLOAT32_NOTE}"] if doubles else notes
+    _take_as(model.graph, kinds)
+    return Exported(model, [*notes, f"{source} {_FLOAT32_NOTE}"] if doubles else notes)
 
 
 def _rounds(model: ir.Model) -> bool:
@@ -191,13 +218,23 @@ def _read_as_unicode(model: ir.Model, estimator: Any) -> None:
             node.attributes["tokenexp"] = ir.AttrString("tokenexp", _UNICODE_TOKENS)
 
 
-def _widen(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
-    """Let an input have another type, and cast it."""
-    node = ir.node("Cast", [value], attributes={"to": int(ir.DataType.FLOAT)})
-    narrow = node.outputs[0]
-    narrow.dtype, narrow.name = ir.DataType.FLOAT, f"{value.name}_float32"
+def _take_as(graph: ir.Graph, kinds: Mapping[str, str]) -> None:
+    """Let inputs have the types of a table, and cast them to what they were exported with."""
+    for value in list(graph.inputs):
+        kind = kinds[value.name or ""]
+        dtype = ir.DataType.STRING if kind == "string" else ir.DataType.from_numpy(np.dtype(kind))
+        if value.dtype != dtype:
+            _cast_input(graph, value, dtype)
+
+
+def _cast_input(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
+    inner = value.dtype
+    assert inner is not None
+    node = ir.node("Cast", [value], attributes={"to": int(inner)})
+    made = node.outputs[0]
+    made.dtype, made.name = inner, f"{value.name}_{inner.name.lower()}"
     for user, position in list(value.uses()):
-        user.replace_input_with(position, narrow)
+        user.replace_input_with(position, made)
     node.replace_input_with(0, value)
     value.dtype = dtype
     first = next(iter(graph), None)

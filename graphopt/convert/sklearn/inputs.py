@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from graphopt.convert.contract import Options
+from graphopt.convert.sklearn.edges import edges_behind
 from graphopt.convert.sklearn.samples import made_up
 from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch, open_feeds
@@ -121,6 +122,11 @@ def is_string_imputer(estimator: Any) -> bool:
     return any(isinstance(value, str) for value in estimator.statistics_)
 
 
+def is_encoder(estimator: Any) -> bool:
+    """Whether an estimator takes categories."""
+    return type(estimator).__name__ in _ENCODERS
+
+
 def given_samples(options: Options) -> Batch:
     """Read samples of `--data`; none where none are given."""
     return {} if options.data is None else next(open_feeds(options.data).batches(_SAMPLES))
@@ -187,11 +193,15 @@ def examples(table: Table, estimator: Any, *, missing: bool) -> Batch:
         texts = made_up(leaves[0], 0, "string", _SAMPLES, random)
         return {table.inputs[0].name: texts.reshape(-1, 1)}
     batch: Batch = {}
+    edges: dict[int, list[float]] = {}
+    for column, value in edges_behind(estimator):
+        edges.setdefault(column, []).append(value)
     for item in table.inputs:
         columns = []
         for column in item.columns:
             leaf, position = _taker(leaves, column)
-            columns.append(made_up(leaf, position, item.kind, _SAMPLES, random, missing))
+            own = edges.get(column, ())
+            columns.append(made_up(leaf, position, item.kind, _SAMPLES, random, missing, own))
         array = np.stack(columns, axis=1)
         batch[item.name] = array.astype(object if item.kind == "string" else item.kind)
     return batch
@@ -302,7 +312,7 @@ def _kind(leaf: Any, position: int) -> Kind | None:
     name = type(leaf).__name__
     if name in _TEXTS:
         return "string"
-    if name in _ENCODERS:
+    if is_encoder(leaf):
         return _KINDS.get(np.asarray(leaf.categories_[position]).dtype.kind)
     if name == "SimpleImputer":
         value = leaf.statistics_[position]

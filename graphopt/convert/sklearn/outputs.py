@@ -104,14 +104,28 @@ def settle_outputs(
     wanted: Sequence[Output],
     batch: Batch,
     source: str,
+    *,
+    rounds: bool = False,
 ) -> list[Form]:
     """Make plain tensors of what was exported, under the names that are wanted.
+
+    Args:
+        model: What was exported. It is edited.
+        estimator: Whose outputs they are.
+        wanted: Which ones.
+        batch: Example inputs.
+        source: What messages call the estimator.
+        rounds: Whether float64 outputs become float32.
 
     Returns:
         The form of each output.
     """
     try:
         _rewire(model, estimator, wanted, batch)
+        if rounds:
+            for index, value in enumerate(model.graph.outputs):
+                if value.dtype == ir.DataType.DOUBLE:
+                    _cast_output(model, index, ir.DataType.FLOAT)
         found = Session(model, title="what skl2onnx makes of it").run(batch)
     except CheckFailed as error:
         raise GraphoptError(
@@ -125,6 +139,18 @@ def settle_outputs(
         )
         for array in found.values()
     ]
+
+
+def _cast_output(model: ir.Model, index: int, dtype: ir.DataType) -> None:
+    """Let an output have another type, and its name."""
+    graph = model.graph
+    value = graph.outputs[index]
+    node = ir.node("Cast", [value], attributes={"to": int(dtype)})
+    node.outputs[0].dtype = dtype
+    node.outputs[0].name, value.name = value.name, f"{value.name}_before_cast"
+    graph.append(node)
+    graph.outputs[index] = node.outputs[0]
+    avoid_clashes(model)
 
 
 def _rewire(model: ir.Model, estimator: Any, wanted: Sequence[Output], batch: Batch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ def made_up(
     count: int,
     random: np.random.Generator,
     missing: bool = False,
+    edges: Sequence[float] = (),
 ) -> Array:
     """Return `count` values of a column.
 
@@ -33,6 +34,7 @@ def made_up(
         count: How many.
         random: Where chance comes from.
         missing: Whether some of them are missing, where the estimator takes that.
+        edges: Values on which estimators behind this one decide.
     """
     categories = getattr(leaf, "categories_", None)
     if isinstance(categories, list) and column < len(categories):
@@ -42,7 +44,10 @@ def made_up(
         return _texts(leaf, column, count, random)
     low, high = _range(leaf, column)
     values = random.uniform(low, high, count)
-    splits = np.array(_splits(leaf, column))
+    whole = np.round(values[2::3])
+    # Columns often hold whole numbers.
+    values[2::3] = np.where((whole >= low) & (whole <= high), whole, values[2::3])
+    splits = np.array([*_splits(leaf, column), *edges])
     if splits.size:
         # Every third sample sits on a threshold, where a rounding error would show.
         values[::3] = splits[random.integers(0, len(splits), len(values[::3]))]
@@ -69,9 +74,16 @@ def thresholds(leaf: Any) -> Iterator[tuple[int, float]]:
         for node in nodes[(nodes["is_leaf"] == 0) & (nodes["is_categorical"] == 0)]:
             yield int(node["feature_idx"]), float(node["num_threshold"])
     columns = getattr(leaf, "estimators_features_", None)
-    for number, inner in enumerate(np.ravel(np.array(getattr(leaf, "estimators_", ()), object))):
+    for number, inner in enumerate(members(leaf)):
         for at, split in thresholds(inner):
             yield (int(columns[number][at]) if columns is not None else at), split
+
+
+def members(estimator: Any) -> list[Any]:
+    """The estimators that an ensemble consists of, in order."""
+    held = getattr(estimator, "estimators_", ())
+    # A pipeline would be taken for a sequence of its steps.
+    return list(np.ravel(held)) if isinstance(held, np.ndarray) else list(held)
 
 
 def _splits(leaf: Any, column: int) -> list[float]:
