@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from conftest import Ran
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
@@ -34,9 +35,25 @@ def refused(source: str) -> str:
     return str(caught.value)
 
 
-def test_unsupported_operator_is_named_with_its_line() -> None:
+def line_with(text: str) -> int:
     lines = Path("torch_troubles.py").read_text().splitlines()
-    line = next(at for at, text in enumerate(lines, 1) if "look for this line" in text)
+    return next(at for at, line in enumerate(lines, 1) if text in line)
+
+
+def test_branch_on_values_is_named_with_its_line_and_no_graph(
+    graphopt: Callable[..., Ran], tmp_path: Path
+) -> None:
+    line = line_with("look for this branch")
+
+    done = graphopt("convert", "torch_troubles:deciding", "-o", str(tmp_path / "out.onnx"))
+
+    assert done.code == 2
+    assert f"depends on the values of a tensor (torch_troubles.py:{line}); branch with" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_unsupported_operator_is_named_with_its_line() -> None:
+    line = line_with("look for this line")
 
     said = refused("torch_troubles:median")
 

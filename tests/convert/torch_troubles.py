@@ -92,3 +92,28 @@ def counting() -> tuple[nn.Module, Tensor]:
 
 def of_no_tensor() -> tuple[nn.Module, Tensor]:
     return OfNoTensor(), torch.ones(3, 4)
+
+
+class Deciding(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        return y if y.sum() > 0 else -y  # The tests look for this branch.
+
+
+class Translating(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Transformer(8, 2, 1, 1, 16, batch_first=True)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.layers(source, target, tgt_mask=mask)
+
+
+def deciding() -> tuple[nn.Module, Tensor]:
+    return Deciding(), torch.ones(2, 4)
+
+
+def translating() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    return Translating(), (torch.randn(2, 5, 8), torch.randn(2, 3, 8))

@@ -20,7 +20,7 @@ from graphopt.convert.reasons import first_line
 from graphopt.convert.torch.arrays import to_numpy, to_torch
 from graphopt.convert.torch.attention import settle_layout
 from graphopt.convert.torch.batch import with_free_batch
-from graphopt.convert.torch.errors import export_reason
+from graphopt.convert.torch.errors import export_reason, no_graph_on_stderr, trace_error
 from graphopt.convert.torch.files import kind_of
 from graphopt.convert.torch.interface import dim_names, name_values, static_notes
 from graphopt.convert.torch.network import Network, open_network
@@ -122,21 +122,11 @@ def _traced(
     import torch
 
     try:
-        with free_lengths():
+        with free_lengths(), no_graph_on_stderr():
             return torch.export.export(module, network.args, network.kwargs, dynamic_shapes=shapes)
     except Exception as error:
         # torch.export raises what its tracer, its solver or the network raises.
-        raise GraphoptError(
-            f"torch.export fails: {_reason(error)}",
-            file=network.source,
-            fix="keep every size as in the example inputs with --static, or change the network",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Torch's first line, and the line that says which dimension is wrong."""
-    dims = [line.strip(" -") for line in str(error).splitlines() if line.startswith("  - ")]
-    return " ".join([first_line(error), *dims[:1]])
+        raise trace_error(error, network.source) from error
 
 
 def _with_room(network: Network) -> tuple[tuple[Any, ...], dict[str, Any]]:
