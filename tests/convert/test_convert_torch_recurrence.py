@@ -1,4 +1,4 @@
-"""LSTM and GRU layers: of any length where one is asked for, and with projections."""
+"""Layers over sequences: of any length where one is asked for, and LSTMs with projections."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.chdir(HERE)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
-    sys.modules.pop("recurrent_networks", None)
+    for name in ("recurrent_networks", "torch_troubles"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,20 @@ def test_recurrent_layers_compute_the_same_at_every_size(
             expected = torch.utils._pytree.tree_leaves(network.eval()(x))
         for actual, wanted in zip(run(conversion.model, steps=x.numpy()), expected, strict=True):
             np.testing.assert_allclose(actual, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_transformer_with_a_causal_mask_has_dynamic_lengths() -> None:
+    dims = {"source": ("batch", "read", 8), "target": ("batch", "written", 8)}
+    conversion = convert("torch_troubles:translating", options=Options(dynamic_shapes=dims))
+    import torch_troubles
+
+    network = torch_troubles.Translating().eval()
+    for batch, read, written in ((1, 1, 1), (3, 9, 7)):
+        source, target = torch.randn(batch, read, 8), torch.randn(batch, written, 8)
+        with torch.no_grad():
+            expected = network(source, target)
+        (actual,) = run(conversion.model, source=source.numpy(), target=target.numpy())
+        np.testing.assert_allclose(actual, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_each_layer_stays_one_operator_where_onnx_has_it() -> None:

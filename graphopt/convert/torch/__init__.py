@@ -18,7 +18,7 @@ from graphopt.convert.parity import Reference
 from graphopt.convert.quiet import quiet
 from graphopt.convert.reasons import first_line
 from graphopt.convert.torch.arrays import to_numpy, to_torch
-from graphopt.convert.torch.attention import settle_layout
+from graphopt.convert.torch.attention import masks_as_given, settle_layout
 from graphopt.convert.torch.batch import with_free_batch
 from graphopt.convert.torch.errors import export_reason, no_graph_on_stderr, trace_error
 from graphopt.convert.torch.files import kind_of
@@ -122,7 +122,7 @@ def _traced(
     import torch
 
     try:
-        with free_lengths(), no_graph_on_stderr():
+        with free_lengths(), masks_as_given(), no_graph_on_stderr():
             return torch.export.export(module, network.args, network.kwargs, dynamic_shapes=shapes)
     except Exception as error:
         # torch.export raises what its tracer, its solver or the network raises.

@@ -1,12 +1,35 @@
-"""Attention in an exported program, as `torch.onnx` can decompose it."""
+"""Attention as `torch.export` can trace it, and `torch.onnx` decompose it."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
     from torch.fx import GraphModule, Node
+
+
+@contextlib.contextmanager
+def masks_as_given() -> Iterator[None]:
+    """Keep nn.Transformer from asking whether a mask is causal, which no trace can answer.
+
+    It asks so as to choose a faster kernel; one that is not told so applies the mask as given.
+    """
+    from torch.nn.modules import transformer
+
+    name = "_detect_is_causal_mask"
+    before = getattr(transformer, name)
+
+    def not_asked(mask: object, is_causal: bool | None = None, size: object = None) -> bool:
+        return is_causal is True
+
+    setattr(transformer, name, not_asked)
+    try:
+        yield
+    finally:
+        setattr(transformer, name, before)
 
 
 def settle_layout(program: torch.export.ExportedProgram) -> None:
