@@ -12,11 +12,11 @@ pytest.importorskip("sklearn")
 pytest.importorskip("skl2onnx")
 
 from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_diabetes, load_iris
 from sklearn.impute import KNNImputer, SimpleImputer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
+from sklearn.preprocessing import KBinsDiscretizer, QuantileTransformer, StandardScaler
 from sklearn_estimators import converted, outputs
 
 X, Y = load_iris(return_X_y=True)
@@ -65,3 +65,13 @@ def test_bins_and_values_on_their_edges(encode: str, dtype: Any, tmp_path: Path)
     rows = np.concatenate([X, np.stack(edges, axis=1)]).astype(dtype)
     found = outputs(model, X=rows)[1]
     np.testing.assert_allclose(found, estimator.predict_proba(rows), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantiles_that_float32_cannot_tell_apart() -> None:
+    rows, targets = load_diabetes(return_X_y=True)
+    estimator = make_pipeline(QuantileTransformer(n_quantiles=50), Ridge()).fit(rows, targets)
+    model, _ = converted(estimator)
+    narrow = rows.astype(np.float32)
+    expected = estimator.predict(narrow.astype(np.float64))
+    np.testing.assert_allclose(outputs(model, X=narrow)[0].reshape(-1), expected, rtol=1e-4)

@@ -46,6 +46,7 @@ def register_doubles() -> None:
         _through_float32(f"Sklearn{name}")
     for name in ("AdaBoostClassifier", "AdaBoostRegressor"):
         _through_float32(f"Sklearn{name}", of_trees=True)
+    _through_float64("SklearnQuantileTransformer")
     override("SklearnSimpleImputer", _is_double, _imputer)
     override("SklearnPolynomialFeatures", _is_double, _polynomials)
 
@@ -87,6 +88,24 @@ def _through_float32(name: str, *, of_trees: bool = False) -> None:
                 in_type_of(nodes, own.full_name, variable)
 
     override(name, is_meant, write)
+
+
+def _through_float64(name: str) -> None:
+    """Let skl2onnx write an operator over float64, whatever it takes and gives."""
+    from skl2onnx.common._registration import get_converter
+
+    before = get_converter(name)
+
+    def write(scope: Any, operator: Any, container: Any) -> None:
+        from skl2onnx.common.data_types import DoubleTensorType
+
+        site, (output,) = Float64(scope, operator, container), operator.outputs
+        given = [site.double(variable) for variable in operator.inputs]
+        made = scope.declare_local_variable("exact", DoubleTensorType(output.type.shape))
+        before(scope, Stand(operator.raw_operator, given, [made]), container)
+        in_type_of(site.nodes, made.full_name, output)
+
+    override(name, lambda operator: not _is_double(operator), write)
 
 
 def _imputer(scope: Any, operator: Any, container: Any) -> None:
