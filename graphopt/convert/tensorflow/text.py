@@ -9,7 +9,7 @@ from graphopt.convert.reasons import one_line
 from graphopt.errors import GraphoptError
 
 MAX_TEXT_BYTES = 64 << 20
-"""What a text may have: protobuf reads about 1 MB a second, and holds some hundred times as much."""
+"""What a text may have: protobuf reads about 1 MB a second."""
 
 
 def read_text(path: Path, message: Any) -> None:
