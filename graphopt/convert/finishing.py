@@ -11,9 +11,10 @@ from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.interface import avoid_clashes, rename_values
 from graphopt.convert.parity import Reference, check_parity
 from graphopt.convert.provenance import remove_source_paths
-from graphopt.errors import GraphoptError
+from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.difference import Tolerance
 from graphopt.runtime.feeds import Array
+from graphopt.runtime.session import Session
 
 
 def require(modules: Sequence[str], extra: str, title: str) -> None:
@@ -58,7 +59,8 @@ def finish(
 
     Raises:
         CheckFailed: ONNX Runtime computes something else than the source.
-        GraphoptError: The names clash, or the source does not run.
+        GraphoptError: The names clash, the source does not run, or ONNX Runtime takes not even
+            what was exported.
     """
     came_with = [value.name or "" for value in model.graph.outputs]
     rename_values(model.graph.inputs, options.input_names, "input")
@@ -66,17 +68,33 @@ def finish(
     avoid_clashes(model)
     if not options.keep_source_paths:
         remove_source_paths(model)
-    if options.cleanup is not False:
-        model = cleaned(model, keep_notes=options.keep_source_paths)
+    exported = model
     names = [value.name or "" for value in model.graph.inputs]
-    parity, refused = check_parity(
-        model,
-        dict(zip(names, examples, strict=True)),
-        reference,
-        ranges=ranges or {},
-        tolerances=_tolerances(model, came_with, options, allowed or {}),
-    )
+    try:
+        if options.cleanup is not False:
+            model = cleaned(model, keep_notes=options.keep_source_paths)
+        parity, refused = check_parity(
+            model,
+            dict(zip(names, examples, strict=True)),
+            reference,
+            ranges=ranges or {},
+            tolerances=_tolerances(model, came_with, options, allowed or {}),
+        )
+    except GraphoptError:
+        _check_loads(exported)
+        raise
     return Conversion(model, parity, (*notes, *refused))
+
+
+def _check_loads(exported: ir.Model) -> None:
+    """See that what failed is not the exporter's fault, which wrote what is no model."""
+    try:
+        Session(exported, title="the model as its exporter wrote it")
+    except CheckFailed as error:
+        raise GraphoptError(
+            error.cause,
+            fix="write that part of the source in another way, or tell the exporter's maintainers",
+        ) from error
 
 
 def _tolerances(

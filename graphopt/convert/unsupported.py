@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.errors import GraphoptError
 from graphopt.model import scopes
 
 _NO_KERNEL = re.compile(
@@ -34,7 +34,7 @@ def missing_kernels(model: ir.Model, source: str, fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except CheckFailed as error:
+    except GraphoptError as error:
         missing = _NO_KERNEL.search(error.cause) or _NO_TYPE.search(error.cause)
         if missing is None:
             raise
