@@ -192,6 +192,26 @@ def test_members_of_a_fused_ensemble_lose_as_many_each() -> None:
     assert any(node.attributes.get_int("group", 1) == 3 for node in pruned.graph)
 
 
+def test_a_batch_of_products_loses_equal_indices_of_every_member() -> None:
+    model = drawn(
+        """
+        main (float[N,6] x) => (float[N,4] y) {
+            a = MatMul(x, w1)
+            b = Add(a, b1)
+            c = Relu(b)
+            d = MatMul(c, w2)
+            y = ReduceMean<axes=[0], keepdims=0>(d)
+        }""",
+        w1=(3, 6, 8),
+        b1=(3, 1, 8),
+        w2=(3, 8, 4),
+    )
+    pruned, rewrites, _ = check(model, ratio=0.5)
+    assert len(rewrites) == 1
+    found = shapes(pruned)
+    assert found == {"w1": (3, 6, 4), "b1": (3, 1, 4), "w2": (3, 4, 4)}
+
+
 @pytest.mark.parametrize("name", ["cnn", "mlp", "resnet", "separable"])
 def test_shipped_models(name: str) -> None:
     model = graphopt.run(graphopt.load(FIXTURES / f"digits_{name}.onnx"), [Cleanup()]).model
