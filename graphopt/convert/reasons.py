@@ -28,4 +28,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _lines(error: BaseException) -> list[str]:
-    return [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = error.args[0] if len(error.args) == 1 else None
+    # ONNX's parser says bytes.
+    text = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(error)
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -280,7 +280,12 @@ class _Loader:
         return model
 
     def _check_nothing_lost(self, before: onnx.ModelProto, model: ir.Model) -> None:
-        skeleton = to_skeleton(model)
+        try:
+            skeleton = to_skeleton(model)
+        except GraphoptError as error:
+            raise GraphoptError(
+                f"graphopt cannot carry it: {error.cause}", file=self.name, fix=_EXPORT_AGAIN
+            ) from error
 
         def place(index: int, proto: onnx.TensorProto) -> None:
             if isinstance(skeleton.tensors[index], ir.TensorProtoTensor):

@@ -123,3 +123,41 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     zipped.write_bytes(zipped.read_bytes()[:-30])
     with pytest.raises(GraphoptError, match=r"m\.zip"):
         convert(str(zipped), framework="onnx")
+
+
+def test_data_file_in_an_archive_may_have_any_name(tmp_path: Path) -> None:
+    model = onnx.load(FIXTURE)
+    onnx.save(
+        model, tmp_path / "net.onnx", save_as_external_data=True, location="model.onnx",
+        size_threshold=0,
+    )  # fmt: skip
+    members = {name: (tmp_path / name).read_bytes() for name in ("net.onnx", "model.onnx")}
+    path = archive(tmp_path / "both.zip", **members)
+    assert convert(f"{path}:net.onnx").parity
+
+
+def test_place_of_an_error_in_a_text_is_readable(tmp_path: Path) -> None:
+    text = tmp_path / "model.onnxtxt"
+    text.write_text(
+        '<ir_version: 8, opset_import: ["": 17]>\ng (float[n] x) => (float[n] y) {\n y = Relu(x\n}'
+    )
+    with pytest.raises(GraphoptError) as caught:
+        convert(str(text))
+    assert "text syntax: [ParseError at position (line: 4 column: 1)] Error" in str(caught.value)
+    assert "\\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"hidden", b"hid\xffen"), (b"\x0a\x01x", b"\x0a\x01\xff")]
+)
+def test_name_that_is_no_utf8_is_told_with_the_file(tmp_path: Path, old: bytes, new: bytes) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[n] x) => (float[n] y) '
+        "{ [hidden] y = Relu(x) }"
+    )
+    content = model.SerializeToString()
+    assert old in content
+    path = tmp_path / "named.onnx"
+    path.write_bytes(content.replace(old, new))
+    with pytest.raises(GraphoptError, match=r"named\.onnx: graphopt cannot carry it: .*utf-8"):
+        convert(str(path))

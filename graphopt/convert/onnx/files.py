@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -103,8 +104,8 @@ def _from_archive(path: Path, member: str | None) -> ir.Model:
     """
     name = _chosen(path, member)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
-        # One name per archive: what is unpacked decides nothing about where.
-        model_file = Path(folder) / f"model{PurePosixPath(name).suffix}"
+        # A name that no data file has: what is unpacked decides nothing about where.
+        model_file = Path(folder) / f"{secrets.token_hex(16)}{PurePosixPath(name).suffix}"
         with open_archive(path) as archive:
             _unpack(_Unpacking(path, archive), name, model_file)
         try:
