@@ -14,6 +14,7 @@ from graphopt.callables import import_callable, is_callable_spec
 from graphopt.convert.contract import Conversion, Options
 from graphopt.convert.finishing import require
 from graphopt.convert.keras.files import Kind, kind_of, screen
+from graphopt.convert.keras.reasons import why_not_loaded
 from graphopt.convert.tensorflow.network import Network, reason
 from graphopt.convert.tensorflow.quiet import quiet
 from graphopt.errors import GraphoptError
@@ -95,7 +96,7 @@ def _loaded(path: Path, kind: Kind) -> Any:
     except Exception as error:
         # Keras raises what its layers, zip, JSON or HDF5 raise.
         raise GraphoptError(
-            f"Keras {keras.__version__} cannot load it: {reason(error)}",
+            f"Keras {keras.__version__} cannot load it: {why_not_loaded(error)}",
             file=path,
             fix="build the model in Python, load its weights, and give module:callable",
         ) from error

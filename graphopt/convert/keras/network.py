@@ -45,10 +45,11 @@ def network_of(model: Any, source: str, examples: object) -> Network:
             dict as the model takes it, or a tuple of arguments.
 
     Raises:
-        GraphoptError: It does not say what it takes, or cannot be called.
+        GraphoptError: It does not say what it takes, keeps a state, or cannot be called.
     """
     import tensorflow as tf
 
+    _refuse_states(model, source)
     functional = _functional(model)
     if examples is not None:
         structure, inputs, arrays = _shown(model, functional, examples)
@@ -74,6 +75,18 @@ def network_of(model: Any, source: str, examples: object) -> Network:
 
     outputs = _output_names(functional, traced.structured_outputs)
     return Network(source, call, tuple(inputs), outputs, model, arrays)
+
+
+def _refuse_states(model: Any, source: str) -> None:
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False):
+            raise GraphoptError(
+                f"its layer {layer.name} ({type(layer).__name__}) is stateful: what comes out"
+                " depends on the calls before",
+                file=source,
+                fix="build it with stateful=False, load the weights, and give module:callable; a"
+                " state that goes on is an input (initial_state) and an output (return_state)",
+            )
 
 
 def _functional(model: Any) -> Any:
