@@ -75,7 +75,7 @@ class Places:
         if known is not None:
             return known
         dims = self.dims(place)
-        size = None if dims is None else dims[axis]
+        size = dims[axis] if dims is not None and 0 <= axis < len(dims) else None
         if not isinstance(size, int):
             return None
         size *= self.groups(place, axis)

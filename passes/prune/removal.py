@@ -43,7 +43,7 @@ class Removal(Kept):
         if mask is not None:
             return int(mask.sum()) // self._places.groups(place, axis)
         dims = self._places.dims(place)
-        size = None if dims is None else dims[axis]
+        size = dims[axis] if dims is not None and axis < len(dims) else None
         return size if isinstance(size, int) else None
 
     def shift(self, place: Place, by: Wide) -> None:

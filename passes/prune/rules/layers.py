@@ -17,7 +17,7 @@ def conv(site: Site) -> None:
     source, target = site.ends()
     weight = given(site, 1)
     _spatial(site, source, target, weight)
-    groups = max(1, site.integer("group", 1))
+    groups = _groups(site, weight)
     site.join(weight, 0, target, 1)
     elementwise_ids(site, site.input(2), site.ids(target, 1))
     if site.node.op_type == "FusedConv" and site.input(3) is not None:
@@ -35,7 +35,7 @@ def conv_transpose(site: Site) -> None:
     source, target = site.ends()
     weight = given(site, 1)
     _spatial(site, source, target, weight)
-    groups = max(1, site.integer("group", 1))
+    groups = _groups(site, weight)
     site.join(weight, 0, source, 1)
     elementwise_ids(site, site.input(2), site.ids(target, 1))
     if groups == 1:
@@ -45,6 +45,22 @@ def conv_transpose(site: Site) -> None:
         _depthwise(site, source, target, groups)
     else:
         _grouped(site, (source, target), weight, groups, inside=target)
+
+
+def _groups(site: Site, weight: Place) -> int:
+    """Return the number of groups.
+
+    Raises:
+        Mixed: They do not fit the sizes of the tensors.
+    """
+    groups = max(1, site.integer("group", 1))
+    shapes = [site.dims(place) for place in (weight, *site.ends())]
+    if len(shapes[0]) < 3 or any(len(shape) != len(shapes[0]) for shape in shapes):
+        raise site.mixed("has tensors of different ranks")
+    counts = [shapes[0][0], *(shape[1] for shape in shapes[1:])]
+    if any(isinstance(count, int) and count % groups for count in counts):
+        raise site.mixed("has channels that its groups do not divide")
+    return groups
 
 
 def _depthwise(site: Site, source: Place, target: Place, groups: int) -> None:
@@ -104,6 +120,8 @@ def given(site: Site, index: int) -> Place:
 def gemm(site: Site) -> None:
     """Couple A (M, K), B (K, N), C and Y (M, N); either of A and B may be transposed."""
     left, right, target = given(site, 0), given(site, 1), site.ends()[1]
+    if any(len(site.dims(place)) != 2 for place in (left, right, target)):
+        raise site.mixed("has operands that are no matrices")
     across, down = bool(site.integer("transA", 0)), bool(site.integer("transB", 0))
     site.join(left, int(across), target, 0)
     site.join(left, int(not across), right, int(down))
@@ -119,6 +137,8 @@ def matmul(site: Site) -> None:
         raise site.mixed("transposes a batch")
     left, right, target = given(site, 0), given(site, 1), site.ends()[1]
     ranks = len(site.dims(left)), len(site.dims(right))
+    if not min(ranks):
+        raise site.mixed("has an operand without axes")
     last = len(site.dims(target)) - 1
     summed = (
         _summed(ranks[0], last=not site.integer("transA", 0)),

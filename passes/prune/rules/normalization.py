@@ -41,7 +41,7 @@ def grouped(site: Site) -> None:
     site.join_all(source, target, frozenset(range(2, len(site.dims(source)))))
     groups = max(1, site.integer("num_groups", 1))
     channels = site.ids(source, 1)
-    if channels is None:
+    if channels is None or channels.size % groups:
         raise site.mixed("has sizes that are not known")
     each = channels.size // groups
     first = channels.reshape(groups, each)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,48 @@ def test_normalizations_over_channels_are_in_the_way() -> None:
     assert [n.attributes.get_int("num_groups", 0) for n in pruned.graph][1] == 2
     assert declined["c"] == "its channels stay: Softmax d mixes them"
     assert declined["e"] == "its channels stay: LRN f mixes them"
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "c = Conv<group=3>(a, w2)",
+        "c = Conv(a, flat)",
+        "c = Gemm(a, w2)",
+        "c = MatMul(a, one)",
+        "c = GroupNormalization<num_groups=3>(a, s, s)",
+        "c = Split<axis=7>(a)",
+        "c = Transpose<perm=[0, 0]>(a)",
+        "c = ConvTranspose<group=5>(a, w2)",
+        "c = LSTM<hidden_size=5>(a, flat, flat)",
+        "c = Concat<axis=9>(a, a)",
+        "c = BatchNormalization(a, s, s, flat, one)",
+    ],
+)
+def test_models_that_make_no_sense_keep_all(layer: str) -> None:
+    model = drawn(
+        f"""
+        <ir_version: 10, opset_import: ["" : 21]>
+        main (float[N,3,6,6] x) => (float y) {{
+            a = Conv(x, w1)
+            {layer}
+            y = Conv(c, w2)
+        }}""",
+        **{
+            name: shape
+            for name, shape in {
+                "w1": (8, 3, 1, 1),
+                "w2": (8, 8, 1, 1),
+                "flat": (8,),
+                "one": (),
+                "s": (8,),
+            }.items()
+            if name in re.split(r"\W+", f"w1 w2 {layer}")
+        },
+    )
+    before = ir.to_proto(model)
+    assert run(model, ratio=0.5)[0] == []
+    assert ir.to_proto(model) == before
 
 
 def test_a_recurrence_keeps_its_state() -> None:
