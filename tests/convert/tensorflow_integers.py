@@ -120,3 +120,11 @@ def bucketized(x: Any, y: Any) -> dict[str, Any]:
         "doubles": tf.raw_ops.Bucketize(input=tf.cast(x, tf.float64), boundaries=limits),
         "integers": tf.raw_ops.Bucketize(input=y, boundaries=limits),
     }
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 4], tf.int32, "x")])
+def chosen(x: Any) -> dict[str, Any]:
+    types = (tf.int8, tf.int16, tf.int32, tf.int64, tf.uint8, tf.uint16, tf.float16)
+    numbers = {kind.name: tf.cast(x, kind) for kind in types}
+    found = {name: tf.where(x > 3, value, value[::-1]) for name, value in numbers.items()}
+    return found | {"bool": tf.where(x > 3, x > 5, x < -2)}

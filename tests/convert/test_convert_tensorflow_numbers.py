@@ -151,3 +151,7 @@ def test_the_ends_of_floats_are_kept() -> None:
 def test_numbers_are_sorted_into_intervals() -> None:
     x = np.array([[-2, -1, -0.5, 0], [1, 2, np.nan, np.inf]], np.float32)
     equal(*results("bucketized", x=x, y=np.arange(-3, 5, dtype=np.int32).reshape(2, 4)))
+
+
+def test_numbers_of_any_type_are_chosen() -> None:
+    equal(*results("chosen", x=np.arange(-8, 8, dtype=np.int32).reshape(4, 4)))

@@ -22,7 +22,7 @@ from graphopt.convert.tensorflow.number_handlers import (
     shifted_long,
     truncated_rest,
 )
-from graphopt.convert.tensorflow.rewriting import Handler
+from graphopt.convert.tensorflow.rewriting import Handler, Rewriting
 
 _COMPARISONS = ("Greater", "GreaterEqual", "Less", "LessEqual")
 _INT8, _INT64, _UINT64 = map(int, (ir.DataType.INT8, ir.DataType.INT64, ir.DataType.UINT64))
@@ -55,17 +55,13 @@ def _erfc(graph: Any, node: Any, name: str, arguments: object) -> None:
 
 def _where(graph: Any, node: Any, name: str, arguments: object) -> None:
     """Choose with Where: tf2onnx's product with 0 and 1 makes NaN of what is infinite there."""
-    del arguments
+    del name, arguments
     condition, chosen, other = node.input
-    output, is_old = node.output[0], node.type == "Select"
-    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
-    graph.remove_node(name)
+    is_old = node.type == "Select"
     if is_old:
         condition = _as_rows(graph, condition, chosen, other)
-    graph.make_node(
-        "Where", [condition, chosen, other], name=name, outputs=[output],
-        dtypes=[dtype], shapes=[shape],
-    )  # fmt: skip
+    rewriting = Rewriting(graph, node)
+    rewriting.choose(condition, chosen, other)
 
 
 def _top_k(graph: Any, node: Any, name: str, arguments: object) -> None:

@@ -15,15 +15,6 @@ Tables = Mapping[Any, tuple[Array, Array]]
 """Keys and values of lookup tables, by what tf2onnx calls them."""
 
 _RANGE_IS_THERE = 11
-_CHOSEN_AS = {
-    ir.DataType.BOOL: ir.DataType.UINT8,
-    ir.DataType.INT8: ir.DataType.INT32,
-    ir.DataType.INT16: ir.DataType.INT32,
-    ir.DataType.UINT16: ir.DataType.INT32,
-    ir.DataType.UINT32: ir.DataType.INT64,
-    ir.DataType.UINT64: ir.DataType.INT64,
-}
-"""Types that ONNX Runtime's Where does not take, and those that hold the same numbers."""
 
 
 def one_hot(graph: Any, node: Any, name: str, arguments: object) -> None:
@@ -54,13 +45,7 @@ def one_hot(graph: Any, node: Any, name: str, arguments: object) -> None:
         classes = rewriting.made("Reshape", classes, sizes)
     places = rewriting.unsqueezed(rewriting.cast(indices, ir.DataType.INT64), axis)
     is_class = rewriting.made("Equal", places, classes)
-    chosen_as = _CHOSEN_AS.get(ir.DataType(rewriting.dtype))
-    if chosen_as is None:
-        rewriting.end("Where", [is_class, on, off])
-        return
-    on, off = (rewriting.cast(value, chosen_as) for value in (on, off))
-    chosen = rewriting.made("Where", is_class, on, off)
-    rewriting.end("Cast", [chosen], to=rewriting.dtype)
+    rewriting.choose(is_class, on, off)
 
 
 def scatter_nd(graph: Any, node: Any, name: str, arguments: object) -> None:

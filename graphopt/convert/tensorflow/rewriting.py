@@ -14,6 +14,17 @@ Handler = Callable[[Any, Any, str, Any], None]
 """What `process_tf_graph` takes: its graph, the node, the node's name, and arguments."""
 
 
+_CHOSEN_AS = {
+    ir.DataType.BOOL: ir.DataType.UINT8,
+    ir.DataType.INT8: ir.DataType.INT32,
+    ir.DataType.INT16: ir.DataType.INT32,
+    ir.DataType.UINT16: ir.DataType.INT32,
+    ir.DataType.UINT32: ir.DataType.INT64,
+    ir.DataType.UINT64: ir.DataType.INT64,
+}
+"""Types that ONNX Runtime's Where does not take, and those that hold the same numbers."""
+
+
 class Rewriting:
     """Takes a node out of the graph, and makes others that compute its first output.
 
@@ -79,6 +90,15 @@ class Rewriting:
             return None
         found: Array = np.asarray(node.get_tensor_value(as_list=False))
         return found
+
+    def choose(self, condition: str, chosen: str, other: str) -> None:
+        """Make the Where that computes what the old node did."""
+        held_as = _CHOSEN_AS.get(ir.DataType(self.dtype))
+        if held_as is None:
+            self.end("Where", [condition, chosen, other])
+            return
+        held = [self.cast(value, held_as) for value in (chosen, other)]
+        self.end("Cast", [self.made("Where", condition, *held)], to=self.dtype)
 
     def end(
         self, operator: str, inputs: Sequence[str], domain: str = "", **attributes: Any
