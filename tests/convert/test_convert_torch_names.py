@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from graphopt.convert import convert
+from graphopt.convert import Options, convert
 
 torch = pytest.importorskip("torch")
 
@@ -25,7 +25,8 @@ def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.chdir(HERE)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield
-    sys.modules.pop("torch_interfaces", None)
+    for name in ("torch_interfaces", "torch_troubles"):
+        sys.modules.pop(name, None)
 
 
 def converted(name: str) -> ir.Model:
@@ -81,3 +82,18 @@ def test_the_batch_of_an_unused_input_is_the_batch() -> None:
 
     # A table of another size is no batch, though nothing says more of it.
     assert dims == [["batch", 3], ["batch", 4], ["table_dim_0", 4]]
+
+
+def test_capitals_of_inputs_are_kept(tmp_path: Path) -> None:
+    shapes = dict.fromkeys(("X", "Mask"), ("batch", "width"))
+    model = convert("torch_troubles:capitals", options=Options(dynamic_shapes=shapes)).model
+    assert {value.name: str(value.shape) for value in model.graph.inputs} == {
+        "X": "[batch,width]",
+        "Mask": "[batch,width]",
+    }
+    np.savez(tmp_path / "data.npz", X=X[:2], Mask=X[:2] > 3)
+    given = convert(
+        "torch_troubles:capitals", options=Options(static=True, data=str(tmp_path / "data.npz"))
+    ).model
+    (product,) = run(given, X=X[:2], Mask=X[:2] > 3).values()
+    np.testing.assert_array_equal(product, X[:2] * (X[:2] > 3))

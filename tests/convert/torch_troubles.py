@@ -117,3 +117,12 @@ def deciding() -> tuple[nn.Module, Tensor]:
 
 def translating() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return Translating(), (torch.randn(2, 5, 8), torch.randn(2, 3, 8))
+
+
+class Capitals(nn.Module):
+    def forward(self, X: Tensor, Mask: Tensor) -> Tensor:  # noqa: N803  # its names are the test
+        return X * Mask
+
+
+def capitals() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    return Capitals(), (torch.randn(2, 4), torch.ones(2, 4))

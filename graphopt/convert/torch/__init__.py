@@ -63,7 +63,7 @@ def convert(source: str, options: Options) -> Conversion:
         dropped = left_out(program, network.source)
         model = _to_onnx(program, network.source, options.opset)
         rename_dims(model, {})
-        name_values(model, program)
+        name_values(model, program, _leaf_names(network))
         examples = _examples(model, network)
         names = dim_names(model, options, examples)
     rename_dims(model, names)
@@ -163,7 +163,7 @@ def _dynamic_shapes(
     def of_leaf(path: Sequence[object], leaf: object) -> object:
         if not isinstance(leaf, torch.Tensor):
             return None
-        name = "_".join(str(_key(part)) for part in path)
+        name = _path_name(path)
         if name not in asked:
             return {0: torch.export.Dim.AUTO} if leaf.ndim else {}
         wanted = asked.pop(name)
@@ -179,6 +179,22 @@ def _dynamic_shapes(
     if asked:
         raise GraphoptError(f"has no input {', '.join(asked)}", file=network.source)
     return shapes
+
+
+def _leaf_names(network: Network) -> list[str]:
+    """Name the tensors among the inputs as the forward method does; torch.export lowers them."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    if network.module is None:
+        return []
+    bound = inspect.signature(network.module.forward).bind(*network.args, **network.kwargs)
+    leaves, _ = pytree.tree_flatten_with_path(dict(bound.arguments))
+    return [_path_name(path) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _path_name(path: Sequence[object]) -> str:
+    return "_".join(str(_key(part)) for part in path)
 
 
 def _key(part: object) -> object:

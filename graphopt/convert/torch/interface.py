@@ -20,7 +20,9 @@ _RENAMED = "_orig"
 """What torch.onnx appends to the name of an input that is returned."""
 
 
-def name_values(model: ir.Model, program: torch.export.ExportedProgram) -> None:
+def name_values(
+    model: ir.Model, program: torch.export.ExportedProgram, own: Sequence[str] = ()
+) -> None:
     """Name inputs after parameters, and outputs by the keys under which they are returned.
 
     Outputs that are returned under no key keep the names of torch's nodes.
@@ -28,10 +30,13 @@ def name_values(model: ir.Model, program: torch.export.ExportedProgram) -> None:
     Args:
         model: The exported model. It is edited.
         program: What it was exported from.
+        own: Names of the inputs in the network, of which torch.export keeps the lower case.
     """
     graph = model.graph
     _separate_returned_inputs(model)
     inputs = [str(name) for name in program.graph_signature.user_inputs]
+    if [name.lower() for name in own] == inputs:
+        inputs = list(own)
     if len(inputs) == len(graph.inputs):
         for value, name in zip(graph.inputs, inputs, strict=True):
             value.name = name
