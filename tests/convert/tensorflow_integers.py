@@ -128,3 +128,12 @@ def chosen(x: Any) -> dict[str, Any]:
     numbers = {kind.name: tf.cast(x, kind) for kind in types}
     found = {name: tf.where(x > 3, value, value[::-1]) for name, value in numbers.items()}
     return found | {"bool": tf.where(x > 3, x > 5, x < -2)}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, 4], tf.int32, "x")])
+def summed(x: Any) -> dict[str, Any]:
+    real = tf.cast(x, tf.float32)
+    return {
+        "integers": tf.add_n([x, x // 2, x // 3]),
+        "floats": tf.add_n([real, 2 * real, 4 * real]),
+    }

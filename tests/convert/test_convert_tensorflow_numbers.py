@@ -155,3 +155,7 @@ def test_numbers_are_sorted_into_intervals() -> None:
 
 def test_numbers_of_any_type_are_chosen() -> None:
     equal(*results("chosen", x=np.arange(-8, 8, dtype=np.int32).reshape(4, 4)))
+
+
+def test_several_integers_are_summed() -> None:
+    equal(*results("summed", x=np.arange(-8, 8, dtype=np.int32).reshape(4, 4)))

@@ -20,12 +20,14 @@ from graphopt.convert.tensorflow.number_handlers import (
     log1p,
     product_without_nan,
     shifted_long,
+    summed,
     truncated_rest,
 )
 from graphopt.convert.tensorflow.rewriting import Handler, Rewriting
 
 _COMPARISONS = ("Greater", "GreaterEqual", "Less", "LessEqual")
 _INT8, _INT64, _UINT64 = map(int, (ir.DataType.INT8, ir.DataType.INT64, ir.DataType.UINT64))
+_SUM_BROADCASTS = 8
 _INTEGERS_COMPARE = 9
 _WHERE_IS_THERE = 9
 _MOD_IS_THERE = 10
@@ -183,6 +185,7 @@ def handlers(opset: int, tables: Tables | None = None) -> dict[str, tuple[Handle
         tables: What lookup tables hold.
     """
     since: dict[str, tuple[int, Handler]] = {
+        "AddN": (_SUM_BROADCASTS, summed),
         "Erfc": (1, _erfc),
         "Expm1": (1, expm1),
         "LookupTableFindV2": (1, table_handler(tables or {})),

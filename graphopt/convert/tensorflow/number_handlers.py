@@ -62,6 +62,23 @@ def compared(graph: Any, node: Any, name: str, arguments: object) -> None:
             rewriting.end("Not", [rewriting.made(opposite, *rewriting.inputs)])
 
 
+def summed(graph: Any, node: Any, name: str, arguments: object) -> None:
+    """Add integers two at a time: ONNX's Sum takes floats alone."""
+    del name, arguments
+    rewriting = Rewriting(graph, node)
+    if not ir.DataType(rewriting.dtype).is_integer():
+        rewriting.end("Sum", rewriting.inputs)
+        return
+    *before, last = rewriting.inputs
+    if not before:
+        rewriting.end("Identity", [last])
+        return
+    total = before[0]
+    for term in before[1:]:
+        total = rewriting.made("Add", total, term)
+    rewriting.end("Add", [total, last])
+
+
 def truncated_rest(graph: Any, node: Any, name: str, arguments: object) -> None:
     """Leave the rest of a division towards zero, as fmod of C does."""
     del name, arguments
