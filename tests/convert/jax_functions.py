@@ -180,3 +180,34 @@ def half_product() -> Example:
     """A product in float16, to which jax2onnx adds zeros in float32."""
     weights = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float16)
     return lambda x: x @ weights, ROWS.astype(np.float16)
+
+
+CLASSES = np.array([0, 2, 4], np.int32)
+
+
+def classes() -> Example:
+    return lambda i: (jax.nn.one_hot(i, 5), jax.nn.one_hot(i, 5, axis=0)), CLASSES
+
+
+def narrow_classes() -> Example:
+    return lambda i: (jax.nn.one_hot(i, 5),), CLASSES.astype(np.int8)
+
+
+def window() -> Example:
+    def f(x: jax.Array, start: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice_in_dim(x, start, 2, 1)
+
+    return f, (ROWS, np.int32(1))
+
+
+class PooledByPosition(flax.linen.Module):
+    @flax.linen.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        x = flax.linen.relu(flax.linen.Conv(4, (3, 3))(image))
+        x = flax.linen.max_pool(x, (2, 2), (2, 2))
+        return flax.linen.max_pool(x, (3, 2), (1, 2), ((1, 1), (0, 1)))
+
+
+def pooled_by_position() -> Example:
+    module = PooledByPosition()
+    return module.bind(module.init(jax.random.key(0), IMAGES)), IMAGES

@@ -58,6 +58,7 @@ def run(model: ir.Model, *arrays: np.ndarray) -> list[np.ndarray]:
     "name",
     [
         "nnx_module", "linen_module", "convolution", "running_sum", "sums_along_an_axis", "pooled",
+        "pooled_by_position",
     ],
 )  # fmt: skip
 def test_any_batch_gives_what_jax_gives(name: str, batch: int) -> None:
@@ -280,3 +281,24 @@ def test_importing_graphopt_imports_no_jax() -> None:
         "assert not {'jax', 'flax', 'jax2onnx', 'torch', 'onnxruntime'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["classes", "narrow_classes"])
+def test_classes_that_are_none_give_zeros(name: str) -> None:
+    conversion = converted(name)
+    import jax_functions
+
+    call, example = getattr(jax_functions, name)()
+    wanted = np.array([-1, -2, 3, 5, -9], example.dtype)
+    for array, expected in zip(run(conversion.model, wanted), call(wanted), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("start", [0, 2, 3, 9, -1, -2, -9])
+def test_slices_stay_within_what_they_are_of(start: int) -> None:
+    conversion = converted("window")
+    import jax_functions
+
+    call, (rows, _) = jax_functions.window()
+    (array,) = run(conversion.model, rows, np.array(start, np.int32))
+    np.testing.assert_array_equal(array, call(rows, start))

@@ -12,6 +12,8 @@ import onnx_ir as ir
 from graphopt.convert.contract import Options
 from graphopt.convert.jax.errors import export_reason
 from graphopt.convert.jax.function import Function
+from graphopt.convert.jax.indices import fit_indices
+from graphopt.convert.jax.pooling import fit_pools
 from graphopt.errors import GraphoptError
 from graphopt.model import scopes
 from graphopt.rewrite.names import Names
@@ -69,6 +71,8 @@ def _to_onnx(
             **chosen,
         )
     _fit_biases(model)
+    fit_indices(model)
+    fit_pools(model)
     return model
 
 
