@@ -10,7 +10,6 @@ pytest.importorskip("skl2onnx")
 
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris, load_wine
-from sklearn.feature_selection import RFE
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.naive_bayes import GaussianNB
@@ -19,8 +18,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn_estimators import converted, outputs
-
-from graphopt.errors import GraphoptError
 
 X, Y = load_iris(return_X_y=True)
 X = X.astype(np.float32)
@@ -92,10 +89,3 @@ def test_several_labels_by_one_classifier_each(inner: Any) -> None:
     estimator = OneVsRestClassifier(inner).fit(X, np.stack([Y > 0, Y > 1], axis=1).astype(int))
     model, _ = converted(estimator)
     assert_alike(estimator, model, X)
-
-
-def test_predictor_that_skl2onnx_takes_for_a_transformer_is_refused() -> None:
-    features, labels = load_wine(return_X_y=True)
-    estimator = RFE(LogisticRegression(max_iter=5000), n_features_to_select=4).fit(features, labels)
-    with pytest.raises(GraphoptError, match="cannot write the RFE: it writes 1 of the outputs"):
-        converted(estimator)

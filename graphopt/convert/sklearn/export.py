@@ -19,6 +19,7 @@ from graphopt.convert.sklearn.outputs import last_of
 from graphopt.convert.sklearn.precision import decides_behind, wider_kinds
 from graphopt.convert.sklearn.preprocessing import as_transformer, replace_inside
 from graphopt.convert.sklearn.reference import Output
+from graphopt.convert.sklearn.selection import as_predictor
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.session import Session
 
@@ -77,33 +78,7 @@ def export(
     Raises:
         GraphoptError: skl2onnx has no way to write one of its parts, which is named.
     """
-    from graphopt.convert.sklearn.converters import register_booster, register_converters
-    from graphopt.convert.sklearn.discriminants import register_discriminants
-    from graphopt.convert.sklearn.doubles import register_doubles
-    from graphopt.convert.sklearn.functions import register_functions
-    from graphopt.convert.sklearn.kernels import register_kernels
-    from graphopt.convert.sklearn.meta import register_meta
-    from graphopt.convert.sklearn.neighbours import register_neighbours
-    from graphopt.convert.sklearn.preprocessing import register_preprocessing
-    from graphopt.convert.sklearn.stacking import register_stacking
-    from graphopt.convert.sklearn.targets import register_targets
-    from graphopt.convert.sklearn.trees import register_trees
-
-    register_converters()
-    register_discriminants()
-    register_doubles()
-    register_functions()
-    register_kernels()
-    register_meta()
-    register_neighbours()
-    register_preprocessing()
-    register_stacking()
-    register_targets()
-    register_trees()
-    for _, part in parts(estimator):
-        if is_boosted(part):
-            kind: Any = type(part)
-            register_booster(kind)
+    _register(estimator)
     _check_supported(estimator, source)
     prepared = _prepared(estimator, table)
     kinds = {item.name: item.kind for item in table.inputs}
@@ -132,6 +107,39 @@ def export(
     model = _exported(prepared, table, narrow, options, source)
     _take_as(model.graph, kinds)
     return Exported(model, [*notes, f"{source} {_FLOAT32_NOTE}"] if doubles else notes)
+
+
+def _register(estimator: Any) -> None:
+    """Give skl2onnx the converters that it lacks or has wrong."""
+    from graphopt.convert.sklearn.converters import register_booster, register_converters
+    from graphopt.convert.sklearn.discriminants import register_discriminants
+    from graphopt.convert.sklearn.doubles import register_doubles
+    from graphopt.convert.sklearn.functions import register_functions
+    from graphopt.convert.sklearn.kernels import register_kernels
+    from graphopt.convert.sklearn.meta import register_meta
+    from graphopt.convert.sklearn.neighbours import register_neighbours
+    from graphopt.convert.sklearn.preprocessing import register_preprocessing
+    from graphopt.convert.sklearn.selection import register_selection
+    from graphopt.convert.sklearn.stacking import register_stacking
+    from graphopt.convert.sklearn.targets import register_targets
+    from graphopt.convert.sklearn.trees import register_trees
+
+    register_converters()
+    register_discriminants()
+    register_doubles()
+    register_functions()
+    register_kernels()
+    register_meta()
+    register_neighbours()
+    register_preprocessing()
+    register_selection()
+    register_stacking()
+    register_targets()
+    register_trees()
+    for _, part in parts(estimator):
+        if is_boosted(part):
+            kind: Any = type(part)
+            register_booster(kind)
 
 
 def _rounds(model: ir.Model) -> bool:
@@ -246,7 +254,7 @@ def _cast_input(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
 
 def _prepared(estimator: Any, table: Table) -> Any:
     """A copy of the estimator that skl2onnx takes: it computes the same."""
-    made = copy.deepcopy(estimator)
+    made = as_predictor(copy.deepcopy(estimator))
     if hasattr(made, "transform") and not hasattr(made, "predict"):
         made = as_transformer(made)
     for _, part in parts(made):
