@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,11 @@ from graphopt.convert.reasons import first_line
 from graphopt.convert.sklearn.boosting import is_boosted
 from graphopt.convert.sklearn.inputs import Table, fronts, is_string_imputer
 from graphopt.convert.sklearn.outputs import last_of
-from graphopt.convert.sklearn.precision import decides_behind, wider_kinds
+from graphopt.convert.sklearn.precision import decides_behind, take_as, wider_kinds
 from graphopt.convert.sklearn.preprocessing import as_transformer, replace_inside
 from graphopt.convert.sklearn.reference import Output
 from graphopt.convert.sklearn.selection import as_predictor
+from graphopt.convert.sklearn.texts import check_words
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.session import Session
 
@@ -88,7 +89,7 @@ def export(
     if decides_behind(estimator):
         try:
             model = _exported(prepared, table, wider_kinds(estimator, table), options, source)
-            _take_as(model.graph, kinds)
+            take_as(model.graph, kinds)
             Session(model, title="what skl2onnx makes of it")
             return Exported(model, notes, rounds=not doubles or _rounds(model))
         except (GraphoptError, CheckFailed):
@@ -105,7 +106,7 @@ def export(
             raise
     narrow = {name: "float32" if name in wide else kind for name, kind in kinds.items()}
     model = _exported(prepared, table, narrow, options, source)
-    _take_as(model.graph, kinds)
+    take_as(model.graph, kinds)
     return Exported(model, [*notes, f"{source} {_FLOAT32_NOTE}"] if doubles else notes)
 
 
@@ -122,6 +123,7 @@ def _register(estimator: Any) -> None:
     from graphopt.convert.sklearn.selection import register_selection
     from graphopt.convert.sklearn.stacking import register_stacking
     from graphopt.convert.sklearn.targets import register_targets
+    from graphopt.convert.sklearn.texts import register_texts
     from graphopt.convert.sklearn.trees import register_trees
 
     register_converters()
@@ -135,6 +137,7 @@ def _register(estimator: Any) -> None:
     register_selection()
     register_stacking()
     register_targets()
+    register_texts()
     register_trees()
     for _, part in parts(estimator):
         if is_boosted(part):
@@ -226,32 +229,6 @@ def _read_as_unicode(model: ir.Model, estimator: Any) -> None:
             node.attributes["tokenexp"] = ir.AttrString("tokenexp", _UNICODE_TOKENS)
 
 
-def _take_as(graph: ir.Graph, kinds: Mapping[str, str]) -> None:
-    """Let inputs have the types of a table, and cast them to what they were exported with."""
-    for value in list(graph.inputs):
-        kind = kinds[value.name or ""]
-        dtype = ir.DataType.STRING if kind == "string" else ir.DataType.from_numpy(np.dtype(kind))
-        if value.dtype != dtype:
-            _cast_input(graph, value, dtype)
-
-
-def _cast_input(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
-    inner = value.dtype
-    assert inner is not None
-    node = ir.node("Cast", [value], attributes={"to": int(inner)})
-    made = node.outputs[0]
-    made.dtype, made.name = inner, f"{value.name}_{inner.name.lower()}"
-    for user, position in list(value.uses()):
-        user.replace_input_with(position, made)
-    node.replace_input_with(0, value)
-    value.dtype = dtype
-    first = next(iter(graph), None)
-    if first is None:
-        graph.append(node)
-    else:
-        graph.insert_before(first, node)
-
-
 def _prepared(estimator: Any, table: Table) -> Any:
     """A copy of the estimator that skl2onnx takes: it computes the same."""
     made = as_predictor(copy.deepcopy(estimator))
@@ -326,6 +303,7 @@ def _check_supported(estimator: Any, source: str) -> None:
     from graphopt.convert.sklearn.functions import is_known
 
     for path, part in parts(estimator):
+        check_words(part, source)
         kind = type(part)
         if kind.__name__ == "KNNImputer":
             raise GraphoptError(

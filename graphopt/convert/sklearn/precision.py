@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from graphopt.convert.sklearn.boosting import is_boosted
 from graphopt.convert.sklearn.inputs import Input, Table, chosen, fronts, is_encoder
@@ -69,3 +70,29 @@ def _is_number(item: Input, leaves: list[Any]) -> bool:
         )
     ]
     return item.kind.startswith("float") or not any(map(is_encoder, takers))
+
+
+def take_as(graph: ir.Graph, kinds: Mapping[str, str]) -> None:
+    """Let inputs have the types of a table, and cast them to what they were exported with."""
+    for value in list(graph.inputs):
+        kind = kinds[value.name or ""]
+        dtype = ir.DataType.STRING if kind == "string" else ir.DataType.from_numpy(np.dtype(kind))
+        if value.dtype != dtype:
+            _cast_input(graph, value, dtype)
+
+
+def _cast_input(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
+    inner = value.dtype
+    assert inner is not None
+    node = ir.node("Cast", [value], attributes={"to": int(inner)})
+    made = node.outputs[0]
+    made.dtype, made.name = inner, f"{value.name}_{inner.name.lower()}"
+    for user, position in list(value.uses()):
+        user.replace_input_with(position, made)
+    node.replace_input_with(0, value)
+    value.dtype = dtype
+    first = next(iter(graph), None)
+    if first is None:
+        graph.append(node)
+    else:
+        graph.insert_before(first, node)
