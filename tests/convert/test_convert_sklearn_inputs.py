@@ -101,3 +101,13 @@ def test_type_of_the_data_is_the_type_of_the_input(tmp_path: Path) -> None:
     model, notes = converted(trees, data=data)
     assert interface(model)["X"][0] == "DOUBLE"
     assert any("is computed in float32" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", [linear_model.LogisticRegression, ensemble.RandomForestClassifier])
+def test_labels_that_are_booleans_stay_so(kind: Any) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    estimator = kind().fit(rows, rows[:, 0] > 0)
+    model, _ = converted(estimator)
+    label = outputs(model, X=rows)[0]
+    assert label.dtype == bool
+    np.testing.assert_array_equal(label, estimator.predict(rows))

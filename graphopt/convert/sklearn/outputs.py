@@ -122,6 +122,9 @@ def settle_outputs(
     """
     try:
         _rewire(model, estimator, wanted, batch)
+        classes = getattr(last_of(estimator), "classes_", None)
+        if wanted[0].name == "label" and np.dtype(bool) == getattr(classes, "dtype", None):
+            _cast_output(model, 0, ir.DataType.BOOL)
         if rounds:
             for index, value in enumerate(model.graph.outputs):
                 if value.dtype == ir.DataType.DOUBLE:
