@@ -83,6 +83,50 @@ def test_operators_that_came_late_are_written_as_their_parts(tmp_path: Path, ops
         np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-5)
 
 
+COMPUTED = """
+<ir_version: 8, opset_import: ["" : 18]>
+g (float[batch, 2, 3, 3] x) => (float[batch, 2] y)
+<int64[2] last = {2, 3}, int64[1] flat = {-1}, int64[1] width = {2}>
+{
+  axes = Reshape (last, flat)
+  m = ReduceMean <keepdims = 1> (x, axes)
+  sizes = Shape <start = 0, end = 1> (x)
+  shape = Concat <axis = 0> (sizes, width)
+  y = Reshape <allowzero = 1> (m, shape)
+}
+"""
+
+
+@pytest.mark.parametrize("opset", [17, 15])
+def test_integers_that_are_computed_of_constants_are_known(tmp_path: Path, opset: int) -> None:
+    path = saved(COMPUTED, tmp_path / "model.onnx")
+    model = convert(str(path), options=Options(opset=opset)).model
+    x = np.random.default_rng(0).standard_normal((5, 2, 3, 3)).astype(np.float32)
+    np.testing.assert_allclose(run(model, x=x)[0], x.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
+
+
+SIZED = """
+<ir_version: 8, opset_import: ["" : 14]>
+g (float[batch, 2, 3] x) => (float[batch, 6] y)
+<int64[1] zero = {0}, int64[1] width = {6}>
+{
+  sizes = Shape (x)
+  rows = Gather (sizes, zero)
+  shape = Concat <axis = 0> (rows, width)
+  y = Reshape <allowzero = 1> (x, shape)
+}
+"""
+
+
+@pytest.mark.parametrize("opset", [13, 11, 9])
+def test_a_size_of_the_input_may_be_zero_at_any_opset(tmp_path: Path, opset: int) -> None:
+    path = saved(SIZED, tmp_path / "model.onnx")
+    model = convert(str(path), options=Options(opset=opset)).model
+    for batch in (0, 1, 4):
+        x = np.random.default_rng(0).standard_normal((batch, 2, 3)).astype(np.float32)
+        np.testing.assert_array_equal(run(model, x=x)[0], x.reshape(batch, 6))
+
+
 REFUSED = [
     (
         "float[n, 4] x, int64[n, 4] i", "float[n, 4] y", "y = GatherElements (x, i)", 13, 9,
@@ -102,7 +146,13 @@ REFUSED = [
     ),
     (
         "float[n, 4] x, int64[2] s", "float[a, b] y", "y = Reshape <allowzero = 1> (x, s)", 14, 13,
-        "a 0 in it came to mean no elements",
+        "a 0 in its shape came to mean no elements, and it may have one",
+    ),
+    (
+        "float[n, 4] x, float[m] o", "float[m, b] y",
+        "s = Shape (o) r = Constant <value_ints = [-1]> () t = Concat <axis = 0> (s, r)"
+        " y = Reshape <allowzero = 1> (x, t)",
+        14, 13, "a 0 in its shape came to mean no elements, and it may have one",
     ),
     (
         "float[2, 4] x, float[4] b", "float[2, 4] y", "y = Max (x, b)", 8, 7,

@@ -102,7 +102,11 @@ def test_broken_safetensors_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match="leave --state-dict-key out"):
         convert(str(path), options=Options(model="networks:mlp", state_dict_key="ema"))
     content = path.read_bytes()
-    for broken in (content[:-40], content.replace(b"[0,", b"[9,"), content[:8] + b"{" * len(content)):
+    for broken in (
+        content[:-40],
+        content.replace(b"[0,", b"[9,"),
+        content[:8] + b"{" * len(content),
+    ):
         path.write_bytes(broken)
         with pytest.raises(GraphoptError, match="cannot be read as safetensors") as error:
             convert(str(path), options=options)

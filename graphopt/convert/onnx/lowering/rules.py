@@ -10,12 +10,10 @@ import onnx_ir as ir
 
 from graphopt.convert.onnx.lowering import parts, sizes
 from graphopt.convert.onnx.lowering.reading import (
-    MOST_INTEGERS,
     crosses,
     input_of,
     integers_of,
 )
-from graphopt.rewrite.constants import integers as constant_integers
 from graphopt.rewrite.constants import scalar
 from graphopt.rewrite.opset_changes import Edit, Impossible, Rule, Site
 from graphopt.rewrite.opset_changes.attributes import forget, given
@@ -157,15 +155,11 @@ def _softmax(site: Site) -> Edit | None:
 
 
 def _reshape(site: Site) -> Edit | None:
-    """Until opset 14 a 0 stood for the size of the input there."""
+    """Until opset 14 a 0 in the shape stood for the size of the input there."""
     if not crosses(site, 14):
         return None
-    if site.value("allowzero", 0):
-        shape = constant_integers(input_of(site, 1), at_most=MOST_INTEGERS)
-        if shape is None:
-            raise Impossible("its shape is computed, and a 0 in it came to mean no elements")
-        if 0 in shape:
-            raise Impossible("a 0 in its shape means no elements")
+    if site.value("allowzero", 0) and not _zeros_stay(site):
+        raise Impossible("a 0 in its shape came to mean no elements, and it may have one")
     moved = _FromInputs(5, {1: "shape"})(site)
 
     def apply() -> None:
@@ -174,6 +168,18 @@ def _reshape(site: Site) -> Edit | None:
             moved()
 
     return apply
+
+
+def _zeros_stay(site: Site) -> bool:
+    """Whether a size can be 0 only where the input's size is, which a 0 stood for."""
+    sizes = site.facts.shapes.elements(input_of(site, 1))
+    before = site.facts.shapes.shape(input_of(site, 0)) or ()
+    return sizes is not None and all(
+        size != 0
+        if isinstance(size, int)
+        else size is not None and before[axis : axis + 1] == (size,)
+        for axis, size in enumerate(sizes)
+    )
 
 
 def _scatter(site: Site) -> Edit | None:
