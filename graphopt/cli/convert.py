@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from graphopt.cli.limit_options import limit_options
 from graphopt.cli.output_file import output_file
 from graphopt.cli.streams import beside, check_streams
 from graphopt.cli.tolerance_options import tolerance_of, tolerance_options
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     "--keep-source-paths", is_flag=True, help="Keep stack traces and folders in metadata."
 )
 @tolerance_options
+@limit_options
 @click.option(
     "--external-data/--no-external-data",
     default=None,
@@ -123,6 +125,9 @@ def command(
     keep_source_paths: bool,
     rtol: float | None,
     atol: float | None,
+    max_bytes: int,
+    max_depth: int,
+    follow_symlinks: bool,
     external_data: bool | None,
     json_file: str | None,
 ) -> None:
@@ -136,11 +141,13 @@ def command(
 
     From scikit-learn: .skops, pickles with --allow-pickle. From XGBoost, LightGBM and CatBoost: the
     files that they write. From JAX: module:callable, which returns (function or flax module,
-    example inputs). From ONNX: any opset to any, text, a model inside a zip.
+    example inputs). From ONNX: any opset to any, text, a model inside a zip; --max-bytes,
+    --max-depth and --follow-symlinks are for these.
 
     Nothing is written when ONNX Runtime computes something else than the source.
     """
     from graphopt.convert import Options, convert, parse_shape
+    from graphopt.model import Limits
     from graphopt.report.json_file import write_json
 
     check_streams(output, json_file)
@@ -158,6 +165,7 @@ def command(
         allow_pickle=allow_pickle,
         trust=trust,
         cleanup=cleanup,
+        limits=Limits(max_bytes, max_depth, follow_symlinks),
         keep_source_paths=keep_source_paths,
         tolerance=tolerance_of(rtol, atol),
     )

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from graphopt.convert.parity import Parity
 from graphopt.errors import GraphoptError
+from graphopt.model import Limits
 from graphopt.runtime.difference import Tolerance
 
 Dim = str | int
@@ -40,6 +41,7 @@ class Options:
         trust: Types, by full name, that a source may hold beside those known to be harmless.
         cleanup: Whether the pipeline `cleanup` runs over what was exported; None: it does, but
             over what is ONNX already.
+        limits: What a source that is ONNX already may ask for.
         keep_source_paths: Keep the stack traces and folders that an exporter writes into nodes.
         tolerance: What the outputs may differ by; None: what float reassociation explains.
     """
@@ -57,6 +59,7 @@ class Options:
     allow_pickle: bool = False
     trust: tuple[str, ...] = ()
     cleanup: bool | None = None
+    limits: Limits = field(default_factory=Limits)
     keep_source_paths: bool = False
     tolerance: Tolerance | None = None
 

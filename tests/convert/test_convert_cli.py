@@ -146,3 +146,24 @@ def test_nothing_to_convert_is_said_to_be_nothing(
     assert done.code == 2
     assert message in done.err
     assert len(done.err.splitlines()) == 1
+
+
+def test_limits_of_onnx_sources_can_be_set(graphopt: Callable[..., Ran], tmp_path: Path) -> None:
+    fixture = HERE.parents[1] / "fixtures" / "digits_mlp.onnx"
+    cache, folder = tmp_path / "cache", tmp_path / "snapshot"
+    cache.mkdir()
+    folder.mkdir()
+    onnx.save(onnx.load(fixture), cache / "m.onnx", save_as_external_data=True, location="blob")
+    (folder / "m.onnx").write_bytes((cache / "m.onnx").read_bytes())
+    (folder / "blob").symlink_to(cache / "blob")
+    out = tmp_path / "out.onnx"
+    refused = graphopt("convert", str(folder / "m.onnx"), "-o", str(out))
+    assert refused.code == 2
+    assert "--follow-symlinks" in refused.err
+    small = ("--follow-symlinks", "--max-bytes", "1000")
+    assert graphopt("convert", str(folder / "m.onnx"), "-o", str(out), *small).code == 2
+    assert not out.exists()
+    assert (
+        graphopt("convert", str(folder / "m.onnx"), "-o", str(out), "--follow-symlinks").code == 0
+    )
+    onnx.checker.check_model(onnx.load(out), full_check=True)

@@ -14,7 +14,9 @@ from graphopt.convert.onnx.opset import to_opset
 from graphopt.convert.onnx.parity import compare_models
 from graphopt.errors import GraphoptError
 
-_MEANT = frozenset({"opset", "input_names", "output_names", "data", "cleanup", "tolerance"})
+_MEANT = frozenset(
+    {"opset", "input_names", "output_names", "data", "cleanup", "limits", "tolerance"}
+)
 _MEANT_FOR_ALL = frozenset({"keep_source_paths"})
 
 
@@ -39,7 +41,7 @@ def convert(source: str, options: Options) -> Conversion:
         CheckFailed: ONNX Runtime computes something else than before, or takes it no more.
     """
     _check_options(source, options)
-    before = open_model(source)
+    before = open_model(source, options.limits)
     notes = remarks(before)
     after = before.clone()
     # First: an axis that is computed from constants cannot become an attribute.

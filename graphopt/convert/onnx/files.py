@@ -17,7 +17,7 @@ from graphopt.convert.archives import open_archive
 from graphopt.convert.onnx.outer_fields import has_graph
 from graphopt.convert.onnx.text import read_text
 from graphopt.errors import GraphoptError
-from graphopt.model import load
+from graphopt.model import Limits, load
 from graphopt.model.tensor_protos import visit_tensors
 
 MAX_UNPACKED_BYTES = 8 << 30
@@ -54,26 +54,27 @@ def is_onnx(path: Path) -> bool:
     return path.suffix in _SUFFIXES or _is_text(path) or has_graph(path)
 
 
-def open_model(source: str) -> ir.Model:
+def open_model(source: str, limits: Limits) -> ir.Model:
     """Read a model; weights stay on disk where they can.
 
     Args:
         source: A binary or text file, `-` for standard input, a zip archive of one model, or
             `archive.zip:model.onnx`.
+        limits: What it may ask for.
 
     Raises:
         GraphoptError: There is no such file or member, or it is no model that can be carried whole.
     """
     path, member = member_of(source)
     if source == _STDIN:
-        return load(source)
+        return load(source, limits)
     if member is not None or (path.is_file() and zipfile.is_zipfile(path)):
-        return _from_archive(path, member)
-    return _read(path)
+        return _from_archive(path, member, limits)
+    return _read(path, limits)
 
 
-def _read(path: Path) -> ir.Model:
-    return read_text(path) if path.is_file() and _is_text(path) else load(path)
+def _read(path: Path, limits: Limits) -> ir.Model:
+    return read_text(path) if path.is_file() and _is_text(path) else load(path, limits)
 
 
 def _is_text(path: Path) -> bool:
@@ -97,7 +98,7 @@ def _members(path: Path) -> list[str]:
         ]
 
 
-def _from_archive(path: Path, member: str | None) -> ir.Model:
+def _from_archive(path: Path, member: str | None, limits: Limits) -> ir.Model:
     """Unpack a model and the data files that it names, and read it.
 
     The copies are gone when this returns; weights stay mapped as long as the model is in use.
@@ -109,7 +110,7 @@ def _from_archive(path: Path, member: str | None) -> ir.Model:
         with open_archive(path) as archive:
             _unpack(_Unpacking(path, archive), name, model_file)
         try:
-            return _read(model_file)
+            return _read(model_file, limits)
         except GraphoptError as error:
             file = f"{path}:{name}" if error.file in {None, str(model_file)} else error.file
             raise GraphoptError(error.cause, file=file, fix=error.fix) from error
