@@ -71,7 +71,7 @@ def test_json_stream_is_only_json_and_notes_go_to_stderr(tmp_path: Path) -> None
         (["missing.pt2"], 2, "missing.pt2: no such file"),
         (["networks:mlp", "--from", "caffe"], 2, "choose from tensorflow"),
         (["networks:mlp", "--dynamic-shapes", "features"], 2, "is not the shape of an input"),
-        (["networks:recurrent", "--dynamic-shapes", "steps[b, t, 4]"], 2, "torch.export fails"),
+        (["networks:fixed_batch", "--dynamic-shapes", "x[b, 5]"], 2, "torch.export fails"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
