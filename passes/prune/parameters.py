@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.rewrite.constants import add_constant, integers
+from graphopt.rewrite.constants import add_constant, constant, integers
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.uses import remove_unread
 
@@ -23,11 +23,13 @@ class Parameters:
         self._model = model
 
     def integers(self, node: ir.Node, index: int, numbers: Sequence[int]) -> None:
-        """Let a node read a list of int64 as an input, where it does not yet."""
+        """Let a node read a list of integers as an input, of the type it has read there so far."""
         before = node.inputs[index] if index < len(node.inputs) else None
         if integers(before) == tuple(numbers):
             return
-        tensor = ir.tensor(np.asarray(numbers, np.int64))
+        old = constant(before)
+        dtype = ir.DataType.INT64 if old is None else old.dtype
+        tensor = ir.tensor(np.asarray(numbers, dtype.numpy()))
         base = (before.name if before is not None else None) or f"{node.name or node.op_type}_sizes"
         name = Names.of(self._model).fresh(f"{base}_pruned")
         value = add_constant(node, name, tensor, in_function=False)

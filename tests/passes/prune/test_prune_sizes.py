@@ -1,0 +1,21 @@
+"""What names sizes in a model follows: bounds, shapes, axes."""
+
+from __future__ import annotations
+
+from prune_runs import check, drawn, shapes
+
+
+def test_bounds_keep_their_integer_type() -> None:
+    model = drawn(
+        """
+        main (float[N,6] x) => (float[N,5] y)
+        <int32[1] low = {2}, int32[1] high = {7}, int32[1] axes = {1}> {
+            a = MatMul(x, w1)
+            b = Slice(a, low, high, axes)
+            y = MatMul(b, w2)
+        }""",
+        w1=(6, 10),
+        w2=(5, 5),
+    )
+    pruned, _, _ = check(model, ratio=0.5, scope="layer")
+    assert shapes(pruned)["w2"][0] < 5
