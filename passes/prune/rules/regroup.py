@@ -76,6 +76,8 @@ def _name_sizes(site: Site, source: Place, target: Place) -> None:
         raise site.mixed("has computed sizes")
 
     def adjust(kept: Kept) -> None:
+        # What is written holds no empty axis: each 0 is a size of the input.
+        site.node.attributes.pop("allowzero", None)
         site.coupling.parameters.integers(site.node, 1, _now(kept, source, target, given))
 
     site.adjust(adjust)

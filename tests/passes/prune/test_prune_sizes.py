@@ -19,3 +19,21 @@ def test_bounds_keep_their_integer_type() -> None:
     )
     pruned, _, _ = check(model, ratio=0.5, scope="layer")
     assert shapes(pruned)["w2"][0] < 5
+
+
+def test_a_computed_shape_that_allows_zero_is_written_without() -> None:
+    model = drawn(
+        """
+        main (float[N,3,4,4] x) => (float[N,5] y) <int64[1] first = {0}, int64[1] rest = {128}> {
+            a = Conv(x, w1)
+            s = Shape(x)
+            n = Gather(s, first)
+            sizes = Concat<axis=0>(n, rest)
+            f = Reshape<allowzero=1>(a, sizes)
+            y = MatMul(f, w2)
+        }""",
+        w1=(8, 3, 1, 1),
+        w2=(128, 5),
+    )
+    pruned, _, _ = check(model, ratio=0.5)
+    assert shapes(pruned)["w2"] == (64, 5)
