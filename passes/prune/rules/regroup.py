@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
+import onnx_ir as ir
+
 from graphopt.rewrite.constants import integers
 from graphopt.rewrite.dims import Dims
 from graphopt.rewrite.scaling.lanes import last_runs
 from passes.prune.coupling import Kept, Regrouping
 from passes.prune.places import Place
 from passes.prune.site import Site, known
+
+_INPUTS_SINCE = 13
+"""Since this opset, the axes of a Squeeze are an input."""
 
 
 def regroup(site: Site) -> None:
@@ -22,6 +27,8 @@ def regroup(site: Site) -> None:
     before, after = site.dims(source), site.dims(target)
     if site.node.op_type == "Reshape":
         _name_sizes(site, source, target)
+    elif site.node.op_type == "Squeeze":
+        _name_axes(site, before)
     i, j = len(before), len(after)
     while i or j:
         start, end = last_runs(before[:i], after[:j])
@@ -79,6 +86,21 @@ def _name_sizes(site: Site, source: Place, target: Place) -> None:
         # What is written holds no empty axis: each 0 is a size of the input.
         site.node.attributes.pop("allowzero", None)
         site.coupling.parameters.integers(site.node, 1, _now(kept, source, target, given))
+
+    site.adjust(adjust)
+
+
+def _name_axes(site: Site, before: Dims) -> None:
+    """Have a Squeeze of all axes of size 1 name them: another may get down to that size."""
+    if site.integers("axes") is not None or site.input(1) is not None:
+        return
+    axes = [axis for axis, size in enumerate(before) if size == 1]
+
+    def adjust(_: Kept) -> None:
+        if site.opset < _INPUTS_SINCE:
+            site.node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+        else:
+            site.coupling.parameters.integers(site.node, 1, axes)
 
     site.adjust(adjust)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from prune_runs import check, drawn, shapes
 
 
@@ -37,3 +38,21 @@ def test_a_computed_shape_that_allows_zero_is_written_without() -> None:
     )
     pruned, _, _ = check(model, ratio=0.5)
     assert shapes(pruned)["w2"] == (64, 5)
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_squeeze_without_axes_leaves_a_single_channel(opset: int) -> None:
+    model = drawn(
+        f"""
+        <ir_version: 8, opset_import: ["": {opset}]>
+        main (float[2,3,4,4] x) => (float[2,5] y) {{
+            a = Conv(x, w1)
+            p = GlobalAveragePool(a)
+            f = Squeeze(p)
+            y = MatMul(f, w2)
+        }}""",
+        w1=(8, 3, 1, 1),
+        w2=(8, 5),
+    )
+    pruned, _, _ = check(model, ratio=1.0)
+    assert shapes(pruned)["w2"] == (1, 5)
