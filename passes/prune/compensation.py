@@ -62,7 +62,7 @@ def _bias(places: Places, one: Activation) -> Place | None:
     plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
     if node.op_type in ("Conv", "Gemm") and plain:
         place = places.read(node, 2)
-    elif node.op_type == "MatMul" and len(axes.reduction) == 1:
+    elif node.op_type == "MatMul" and _is_matrix(one):
         add = only_user(node.outputs[0])
         if add is None or not is_op(add, "Add") or add.graph is not node.graph:
             return None
@@ -74,6 +74,13 @@ def _bias(places: Places, one: Activation) -> Place | None:
         return None
     fits = tuple(tensor.shape) == (one.source.shape[axes.output],)
     return place if fits and tensor.dtype in _FLOATS else None
+
+
+def _is_matrix(one: Activation) -> bool:
+    """Whether a weight is one matrix: a bias that a batch of them shares cannot take all shifts."""
+    axes = one.use.axes
+    others = set(range(len(one.source.shape))) - {axes.output, axes.input}
+    return all(one.source.shape[axis] == 1 for axis in others)
 
 
 def _parts(site: Activation, covered: Wide) -> Callable[[], Wide]:

@@ -10,7 +10,7 @@ from prune_runs import check, drawn, run, shapes
 
 import graphopt
 from graphopt.errors import GraphoptError
-from graphopt.pipeline.contract import Context
+from graphopt.pipeline.contract import Context, Rewrite
 from graphopt.runtime.feeds import Feeds
 from passes.prune import Prune
 
@@ -433,6 +433,29 @@ def test_a_constant_channel_goes_without_a_trace() -> None:
         assert found["w3"] == (4, 9)
         want, got = (session(ir.to_proto(m)).run(None, feeds)[0] for m in (model, pruned))
         np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(("members", "compensated"), [(1, 1), (3, 0)])
+def test_a_bias_is_shifted_for_one_matrix_only(members: int, compensated: int) -> None:
+    model = drawn(
+        """
+        main (float[B,N,6] x) => (float[B,N,4] y) {
+            a = MatMul(x, w1)
+            b = Sigmoid(a)
+            c = MatMul(b, w2)
+            y = Add(c, b2)
+        }""",
+        w1=(6, 8),
+        w2=(members, 8, 4),
+        b2=(4,),
+    )
+    feeds = Feeds({"x": np.ones((members, 5, 6), np.float32)})
+    rewrites = [
+        one
+        for one in Prune(ratio=0.5).rewrites(model, Context(feeds=feeds))
+        if isinstance(one, Rewrite)
+    ]
+    assert [rewrite.details["compensated"] for rewrite in rewrites] == [compensated]
 
 
 def test_the_score_by_activations_needs_data() -> None:
