@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -23,7 +23,7 @@ from passes.prune.channels import Channels, channels, settled
 from passes.prune.compensation import Reader, readers
 from passes.prune.coupling import Components
 from passes.prune.layers import Layers
-from passes.prune.places import Ids, Wide
+from passes.prune.places import Ids, Place, Wide
 from passes.prune.removal import Removal
 from passes.prune.scores import Score, by_activations, by_gammas, by_weights
 from passes.prune.selection import Bounds, below, lowest
@@ -150,7 +150,7 @@ class Prune(Pass):
             scores = self._scores(model, components, layers, seen)
             groups = [g for g in channels(components, grouped, scores) if layers.chosen(g)]
             removal = Removal(model, components.coupling)
-            told = readers(components.coupling.places, seen) if self.compensate else ()
+            told = readers(components.coupling.places, seen) if self.compensate else {}
             for done, (group, gone) in enumerate(
                 zip(groups, self._selected(groups, layers), strict=True)
             ):
@@ -199,13 +199,14 @@ class Prune(Pass):
         gone: Ids,
         layers: Layers,
         removal: Removal,
-        told: Sequence[Reader],
+        told: Mapping[tuple[Place, int], Sequence[Reader]],
     ) -> Rewrite:
         kept = group.count - gone.size
         ids = np.concatenate([group.slices[one] for one in gone.tolist()])
         touched = layers.touched(group)
         run = self.score if self.value is not None else f"{self.score}, {self.scope}"
-        compensated = [one for one in told if np.isin(one.ids, ids).any()]
+        readers_of = (one for at in group.axes for one in told.get(at, ()))
+        compensated = [one for one in readers_of if np.isin(one.ids, ids).any()]
 
         def apply() -> None:
             for reader in compensated:

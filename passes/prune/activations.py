@@ -23,7 +23,7 @@ class Activation:
     Args:
         use: The layer.
         source: Its weight, as it was when this was measured.
-        axis: The axis of input channels of the weight.
+        at: The axis of input channels of the weight.
         groups: How many runs of rows of the weight have slices of their own along it.
         ids: The slices of the weight along it.
         means: The mean of each channel.
@@ -32,7 +32,7 @@ class Activation:
 
     use: Use
     source: Source
-    axis: int
+    at: tuple[Place, int]
     groups: int
     ids: Ids
     means: Wide
@@ -56,7 +56,7 @@ def activations(
     if context.feeds is None:
         return ()
     names = addresses(model)
-    sites: list[tuple[Weight, Use, int, Ids, str]] = []
+    sites: list[tuple[Weight, Use, tuple[Place, int], Ids, str]] = []
     wanted: dict[str, list[Callable[[], Statistic]]] = {}
     for (place, axis), weight in weights.items():
         for use in weight.uses:
@@ -64,16 +64,16 @@ def activations(
             if ids is None or activation is None or use.activation not in names:
                 continue
             name = names[use.activation]
-            sites.append((weight, use, axis, ids, name))
+            sites.append((weight, use, (place, axis), ids, name))
             for kind in (ChannelMean, ChannelSquares):
                 wanted.setdefault(name, []).append(partial(kind, activation.axis))
     seen = statistics(model, wanted, context).found if wanted else {}
     found = []
-    for weight, use, axis, ids, name in sites:
+    for weight, use, at, ids, name in sites:
         measured = _of(seen.get(name, ()), use)
         if measured is not None and measured[0].size == ids.size:
-            groups = ids.size // int(weight.tensor.shape.numpy()[axis])
-            found.append(Activation(use, Source(weight), axis, groups, ids, *measured))
+            groups = ids.size // int(weight.tensor.shape.numpy()[at[1]])
+            found.append(Activation(use, Source(weight), at, groups, ids, *measured))
     return tuple(found)
 
 

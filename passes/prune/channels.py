@@ -16,12 +16,12 @@ class Channels:
     """What can be removed of a set of axes, one channel at a time.
 
     Args:
-        axes: Every tensor and axis that loses slices.
+        axes: Every tensor and axis that loses slices, in the order of the model.
         slices: For each channel the slices that go with it.
         scores: How much each channel counts.
     """
 
-    axes: frozenset[tuple[Place, int]]
+    axes: tuple[tuple[Place, int], ...]
     slices: Sequence[Ids]
     scores: Wide
 
@@ -97,7 +97,7 @@ def channels(components: Components, grouped: Sequence[Ids], scores: Wide) -> It
         owners = np.unique(components.coupling.places.owner_of(slices))
         found.setdefault(tuple(owners.tolist()), []).append((name, slices))
     for owners_key, members in found.items():
-        axes = frozenset(components.coupling.places.owners[owner] for owner in owners_key)
+        axes = tuple(components.coupling.places.owners[owner] for owner in owners_key)
         means = np.array([sums[name] / counts[name] for name, _ in members])
         yield Channels(axes, [slices for _, slices in members], means)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,14 +44,17 @@ class Reader:
         return np.asarray((runs * lost[:, None, :]).sum(axis=2).reshape(-1))
 
 
-def readers(places: Places, activations: Iterable[Activation]) -> tuple[Reader, ...]:
-    """Return the layers that can be compensated."""
-    found = []
+def readers(
+    places: Places, activations: Iterable[Activation]
+) -> Mapping[tuple[Place, int], Sequence[Reader]]:
+    """Return the layers that can be compensated, by the axes along which they read channels."""
+    found: dict[tuple[Place, int], list[Reader]] = {}
     for one in activations:
         bias = _bias(places, one)
         if bias is not None:
-            found.append(Reader(one.ids, bias, _parts(one, _covered(places, one.use)), one.means))
-    return tuple(found)
+            parts = _parts(one, _covered(places, one.use))
+            found.setdefault(one.at, []).append(Reader(one.ids, bias, parts, one.means))
+    return found
 
 
 def _bias(places: Places, one: Activation) -> Place | None:

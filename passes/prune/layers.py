@@ -80,7 +80,7 @@ class Layers:
         )
 
     def _of(self, group: Channels, side: dict[tuple[Place, int], Weight]) -> list[Weight]:
-        return [weight for key, weight in side.items() if key in group.axes]
+        return [side[key] for key in group.axes if key in side]
 
     def first_writer(self, group: Channels) -> str:
         """Return the address of the first layer that writes channels."""
@@ -95,7 +95,7 @@ class Layers:
     def slices(self, group: Channels) -> int:
         """Return how many slices of the first weight that writes it a channel has."""
         places = self.components.coupling.places
-        key = next(key for key in self.writers if key in group.axes)
+        key = next(key for key in group.axes if key in self.writers)
         ids = places.known(*key)
         owners = places.owner_of(group.slices[0])
         return 1 if ids is None else int((owners == places.owner_of(ids[:1])[0]).sum())

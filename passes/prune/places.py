@@ -44,6 +44,8 @@ class Places:
         self.count = 0
         self.owners: list[tuple[Place, int]] = []
         self._starts: list[int] = []
+        self._table: Ids = np.zeros(0, np.int64)
+        self._of: dict[ir.Value, dict[Place, None]] = {}
         self._ids: dict[tuple[Place, int], Ids] = {}
         self._groups: dict[Place, int] = {}
 
@@ -84,6 +86,7 @@ class Places:
         found = np.arange(self.count, self.count + size, dtype=np.int64)
         self._starts.append(self.count)
         self.owners.append((place, axis))
+        self._of.setdefault(place.value, {})[place] = None
         self.count += size
         self._ids[place, axis] = found
         return found
@@ -94,7 +97,13 @@ class Places:
 
     def owner_of(self, ids: Ids) -> Ids:
         """Return the indices in `owners` of the axes that slices belong to."""
-        return np.searchsorted(np.asarray(self._starts), ids, side="right") - 1
+        if self._table.size != len(self._starts):
+            self._table = np.asarray(self._starts, np.int64)
+        return np.searchsorted(self._table, ids, side="right") - 1
+
+    def of(self, value: ir.Value) -> tuple[Place, ...]:
+        """Return the places with slices that hold a tensor of a value."""
+        return tuple(self._of.get(value, ()))
 
 
 def _is_vector(tensor: ir.TensorProtocol) -> bool:

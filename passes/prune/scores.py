@@ -89,14 +89,13 @@ def by_activations(
     sums = Sums(components, 2)
     for one in activations:
         energy = one.squares - np.square(one.means) if centred else one.squares
-        squares = _along(one.source, one.axis, one.groups, sums.power)
+        squares = _along(one.source, one.at[1], one.groups, sums.power)
         sums.add(one.ids, np.maximum(energy, 0.0) * squares, writes=False)
     return sums.scores()
 
 
 def axes_of(components: Components, weight: Weight) -> Iterator[tuple[Place, int, bool]]:
     """Yield where slices of a weight lie, and whether they write channels (or read them)."""
-    places = [p for p, _ in components.coupling.places.owners if p.value is weight.value]
     sides: dict[int, bool] = {}
     for use in weight.uses:
         axes = use.axes
@@ -105,7 +104,7 @@ def axes_of(components: Components, weight: Weight) -> Iterator[tuple[Place, int
         for axis, writes in ((None if table else axes.output, True), (axes.input, table)):
             if axis is not None:
                 sides.setdefault(axis, writes)
-    for place in dict.fromkeys(places):
+    for place in components.coupling.places.of(weight.value):
         yield from ((place, axis, writes) for axis, writes in sides.items())
 
 
