@@ -58,8 +58,9 @@ def _free(runs: Sequence[Ids], components: Components) -> list[bool]:
     partitions: dict[int, set[frozenset[frozenset[int]]]] = {}
     rows = [components.labels[run] for run in runs]
     for row in rows:
+        partition = _partition(row)
         for label in row.reshape(-1).tolist():
-            partitions.setdefault(label, set()).add(_partition(row))
+            partitions.setdefault(label, set()).add(partition)
     return [
         np.unique(row).size == row.size
         and not components.frozen(run.reshape(-1)).any()
