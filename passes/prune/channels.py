@@ -94,9 +94,11 @@ def channels(components: Components, grouped: Sequence[Ids], scores: Wide) -> It
         return
     names, starts = np.unique(unit[ids][order], return_index=True)
     found: dict[tuple[int, ...], list[tuple[int, Ids]]] = {}
-    for name, slices in zip(names.tolist(), np.split(ids[order], starts[1:]), strict=True):
-        owners = np.unique(components.coupling.places.owner_of(slices))
-        found.setdefault(tuple(owners.tolist()), []).append((name, slices))
+    runs = np.split(ids[order], starts[1:])
+    # The slices of a channel ascend, and so do their owners.
+    owners = np.split(components.coupling.places.owner_of(ids[order]), starts[1:])
+    for name, slices, own in zip(names.tolist(), runs, owners, strict=True):
+        found.setdefault(tuple(dict.fromkeys(own.tolist())), []).append((name, slices))
     for owners_key, members in found.items():
         axes = tuple(components.coupling.places.owners[owner] for owner in owners_key)
         means = np.array([sums[name] / counts[name] for name, _ in members])
