@@ -69,9 +69,10 @@ class Prune(Pass):
 
         b_o += E[x_c] * sum_k W_ock
 
-    where they have a bias of floats (Conv, Gemm, MatMul with an Add; x_c as in the model before
-    pruning, and of a padded Conv each tap k by the share of places where it meets no padding). A
-    channel that is constant goes without a trace then. For the rest of what is gone, fine-tune.
+    where they have a bias of floats (Conv, Gemm, one matrix with an Add; x_c as in the model before
+    pruning). A channel that is constant goes without a trace then, but at the padding of a Conv:
+    there each tap k counts by the share of places where it meets none, if sizes are known, so that
+    the mean is right. For the rest of what is gone, fine-tune.
 
     The main graph and the bodies of If, Loop and Scan are covered; channels that enter or leave a
     body stay. Declined, with the node in the way: channels that reach an output or an input, an

@@ -100,29 +100,47 @@ def _parts(site: Activation, covered: Wide) -> Callable[[], Wide]:
 
 
 def _covered(places: Places, use: Use) -> Wide:
-    """Return for each tap of a kernel the share of places where it does not lie on the padding."""
+    """Return for each tap of a kernel the share of places where it does not lie on the padding.
+
+    Where sizes are not known before the model runs, 1 for each.
+    """
     node = use.node
-    kernel = _kernel(use)
-    before = static((places.dims(Place(node.inputs[0])) or ())[2:]) if node.inputs[0] else None
-    behind = static((places.dims(Place(node.outputs[0])) or ())[2:])
-    auto = node.attributes.get("auto_pad")
-    if auto is not None and auto.as_string() not in ("NOTSET", "VALID"):
-        return np.ones(kernel)
+    kernel, before, behind = (
+        static((places.dims(Place(value)) or ())[2:]) if value is not None else None
+        for value in (node.inputs[1], node.inputs[0], node.outputs[0])
+    )
+    if not kernel or before is None or behind is None:
+        return np.ones(())
     rank = len(kernel)
-    if before is None or behind is None or len(before) != rank or len(behind) != rank:
-        return np.ones(kernel)
-    pads = node.attributes.get_ints("pads", None) or [0] * rank * 2
+    if len(before) != rank or len(behind) != rank:
+        return np.ones(())
     strides = node.attributes.get_ints("strides", None) or [1] * rank
     dilations = node.attributes.get_ints("dilations", None) or [1] * rank
     covered: Array = np.ones(())
     for axis in range(rank):
-        starts = np.arange(behind[axis]) * strides[axis] - pads[axis]
-        at = starts[None, :] + np.arange(kernel[axis])[:, None] * dilations[axis]
+        taps = np.arange(kernel[axis]) * dilations[axis]
+        reach = (behind[axis] - 1) * strides[axis] + int(taps[-1]) + 1
+        first = _padded(node, axis, rank, max(0, reach - before[axis]))
+        at = np.arange(behind[axis])[None, :] * strides[axis] - first + taps[:, None]
         inside = ((at >= 0) & (at < before[axis])).mean(axis=1)
         covered = np.multiply.outer(covered, inside)
     return covered
 
 
-def _kernel(use: Use) -> tuple[int, ...]:
-    tensor = constant(use.node.inputs[1])
-    return () if tensor is None else tuple(int(size) for size in tensor.shape.numpy()[2:])
+def _padded(node: ir.Node, axis: int, rank: int, missing: int) -> int:
+    """Return how much padding lies in front of an axis.
+
+    Source: the ONNX operator specification, Conv, on `auto_pad` and `pads`.
+
+    Args:
+        node: A convolution.
+        axis: Which axis of places.
+        rank: How many there are.
+        missing: How much padding the places of the output need in all.
+    """
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    if auto == "SAME_UPPER":
+        return missing // 2
+    if auto == "SAME_LOWER":
+        return missing - missing // 2
+    return (node.attributes.get_ints("pads", None) or [0] * rank)[axis]

@@ -435,6 +435,42 @@ def test_a_constant_channel_goes_without_a_trace() -> None:
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "padding",
+    [
+        "pads=[2,0]",
+        "pads=[1,1], strides=[2], dilations=[2]",
+        'auto_pad="SAME_UPPER", strides=[2]',
+        'auto_pad="SAME_LOWER"',
+        'auto_pad="VALID"',
+    ],
+)
+def test_padding_counts_in_the_mean_that_a_constant_channel_adds(padding: str) -> None:
+    model = drawn(
+        f"""
+        main (float[N,3,10] x) => (float[N,4,1] y) {{
+            a = Conv(x, w1, b1)
+            s = Sigmoid(a)
+            c = Conv<{padding}>(s, w2, b2)
+            y = GlobalAveragePool(c)
+        }}""",
+        w1=(8, 3, 1),
+        b1=(8,),
+        w2=(4, 8, 4),
+        b2=(4,),
+    )
+    value = model.graph.initializers["w1"]
+    assert value.const_value is not None
+    array = value.const_value.numpy().copy()
+    array[[1, 6]] = 0
+    value.const_value = ir.tensor(array, name="w1")
+    feeds = {"x": np.random.default_rng(0).standard_normal((5, 3, 10)).astype(np.float32)}
+    pruned = graphopt.run(model, [Prune(value=1e-4)], Context(feeds=Feeds(feeds))).model
+    assert shapes(pruned)["w2"] == (4, 6, 4)
+    want, got = (session(ir.to_proto(m)).run(None, feeds)[0] for m in (model, pruned))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
 @pytest.mark.parametrize(("members", "compensated"), [(1, 1), (3, 0)])
 def test_a_bias_is_shifted_for_one_matrix_only(members: int, compensated: int) -> None:
     model = drawn(
