@@ -20,7 +20,7 @@ from graphopt.rewrite.shapes import Shapes
 from passes.prune.activations import Activation, activations
 from passes.prune.analysis import coupling
 from passes.prune.channels import Channels, channels, settled
-from passes.prune.compensation import Reader, readers
+from passes.prune.compensation import Reader, bias_of, readers
 from passes.prune.coupling import Components
 from passes.prune.layers import Layers
 from passes.prune.places import Ids, Place, Wide
@@ -57,8 +57,8 @@ class Prune(Pass):
     - "magnitude": sqrt(mean of s_c / sum of s over all channels), s_c = ||W_c||_2^2
     - "l1": the same of s_c = ||W_c||_1, without the root (Li et al., ICLR 2017, arXiv:1608.08710)
     - "activation": as "magnitude" over the layers that read c, s_c = Var[x_c] ||W_c||_2^2 on the
-      feeds of the run, and E[x_c^2] ||W_c||_2^2 with `compensate=False`. What no weight reads, as
-      the width of the heads of attention, stays.
+      feeds of the run, and E[x_c^2] ||W_c||_2^2 for layers whose bias does not take the mean. What
+      no weight reads, as the width of the heads of attention, stays.
     - "batchnorm": |gamma_c| of BatchNormalization as it is (Liu et al., ICCV 2017,
       arXiv:1708.06519); what has none stays.
 
@@ -183,7 +183,11 @@ class Prune(Pass):
         if self.score == "batchnorm":
             return by_gammas(components, [node for s in scopes(model) for node in s.graph])
         if self.score == "activation":
-            return by_activations(components, seen, centred=self.compensate)
+            places = components.coupling.places
+            return by_activations(
+                components,
+                [(one, self.compensate and bias_of(places, one) is not None) for one in seen],
+            )
         return by_weights(components, layers.scored(), self.score)
 
     def _selected(self, groups: Sequence[Channels], layers: Layers) -> list[Ids]:

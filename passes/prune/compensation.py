@@ -50,14 +50,14 @@ def readers(
     """Return the layers that can be compensated, by the axes along which they read channels."""
     found: dict[tuple[Place, int], list[Reader]] = {}
     for one in activations:
-        bias = _bias(places, one)
+        bias = bias_of(places, one)
         if bias is not None:
             parts = _parts(one, _covered(places, one.use))
             found.setdefault(one.at, []).append(Reader(one.ids, bias, parts, one.means))
     return found
 
 
-def _bias(places: Places, one: Activation) -> Place | None:
+def bias_of(places: Places, one: Activation) -> Place | None:
     """Return the float constant that a layer, or an Add behind it, adds to what it computes."""
     use, node, axes = one.use, one.use.node, one.use.axes
     if axes.output is None or use.slot.activation is None or use.slot.activation.input != 0:

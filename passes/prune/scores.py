@@ -76,18 +76,16 @@ def by_weights(components: Components, weights: Iterable[Weight], score: Score) 
     return sums.scores()
 
 
-def by_activations(
-    components: Components, activations: Iterable[Activation], *, centred: bool
-) -> Wide:
+def by_activations(components: Components, activations: Iterable[tuple[Activation, bool]]) -> Wide:
     """Return how much of what layers compute varies with each set; NaN where none reads it.
 
     Args:
         components: The sets.
-        activations: What the layers read.
-        centred: Whether the mean of a channel does not count, as something makes up for it.
+        activations: What the layers read; and whether the mean of a channel does not count, as a
+            bias of the layer makes up for it.
     """
     sums = Sums(components, 2)
-    for one in activations:
+    for one, centred in activations:
         energy = one.squares - np.square(one.means) if centred else one.squares
         squares = _along(one.source, one.at[1], one.groups, sums.power)
         sums.add(one.ids, np.maximum(energy, 0.0) * squares, writes=False)

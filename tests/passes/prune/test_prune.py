@@ -494,6 +494,31 @@ def test_a_bias_is_shifted_for_one_matrix_only(members: int, compensated: int) -
     assert [rewrite.details["compensated"] for rewrite in rewrites] == [compensated]
 
 
+@pytest.mark.parametrize(("bias", "left"), [("", [1, 3]), (", b3", [0, 3])])
+def test_a_mean_counts_where_no_bias_takes_it(bias: str, left: list[int]) -> None:
+    # Channel 1 varies little about a large mean, channel 0 a bit more about none.
+    model = drawn(
+        f"""
+        main (float[N,4] x) => (float[N,1] y) <float[4] offset = {{0, 9, 0, 0}}> {{
+            a = Gemm(x, w1, offset)
+            y = Gemm(a, w2{bias})
+        }}""",
+        w1=(4, 4),
+        w2=(4, 1),
+        **({"b3": (1,)} if bias else {}),
+    )
+    for name, numbers in (("w1", np.diag([1, 0.5, 0.1, 4])), ("w2", np.ones((4, 1)))):
+        tensor = ir.tensor(numbers.astype(np.float32), name=name)
+        model.graph.initializers[name].const_value = tensor
+    feeds = {"x": np.random.default_rng(0).standard_normal((64, 4)).astype(np.float32)}
+    pruned = graphopt.run(
+        model, [Prune(ratio=0.5, score="activation")], Context(feeds=Feeds(feeds))
+    ).model
+    weight = pruned.graph.initializers["w1"].const_value
+    assert weight is not None
+    assert np.flatnonzero(weight.numpy().any(axis=1)).tolist() == left
+
+
 def test_the_score_by_activations_needs_data() -> None:
     with pytest.raises(GraphoptError, match="score 'activation' needs data; give calibration"):
         run(mlp(), ratio=0.5, score="activation")
