@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import scopes
-from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
+from graphopt.pipeline.contract import Context, Declined, Effect, Finding, Pass, Rewrite
 from graphopt.rewrite.layers import PRODUCERS
 from graphopt.rewrite.names import Names
 from graphopt.rewrite.selection import Globs
@@ -139,16 +139,23 @@ class Prune(Pass):
         if self.value is not None and self.scope != "global":
             raise GraphoptError("prune: scope does not go with value")
 
-    def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined]:
+    def rewrites(self, model: ir.Model, context: Context) -> Iterator[Rewrite | Declined | Finding]:
         """Yield one rewrite per set of layers that lose channels together."""
         Shapes.forget(model)
         try:
             yield from _functions(model)
             components, grouped = settled(coupling(model))
             layers = Layers.of(model, components, self.include, self.exclude, self.op_types)
+            whose = model.graph.name or "model"
+            yield from layers.unmatched(whose)
             yield from layers.declined()
             seen = self._seen(model, components, layers, context)
             scores = self._scores(model, components, layers, seen)
+            if self.score == "batchnorm" and np.isnan(scores).all():
+                why = (
+                    "no BatchNormalization scores a channel: cleanup folds them, so prune before it"
+                )
+                yield Finding(whose, why)
             groups = [g for g in channels(components, grouped, scores) if layers.chosen(g)]
             removal = Removal(model, components.coupling)
             told = readers(components.coupling.places, seen) if self.compensate else {}

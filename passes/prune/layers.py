@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from graphopt.pipeline.contract import Declined
+from graphopt.pipeline.contract import Declined, Finding
 from graphopt.rewrite.layers import Role
 from graphopt.rewrite.selection import Globs, address, selects
 from graphopt.rewrite.weights import Use, Weight, weights
@@ -81,6 +81,23 @@ class Layers:
 
     def _of(self, group: Channels, side: dict[tuple[Place, int], Weight]) -> list[Weight]:
         return [side[key] for key in group.axes if key in side]
+
+    def unmatched(self, whose: str) -> Iterator[Finding]:
+        """Say where no layer goes by the names and operators asked for, or there is none.
+
+        Args:
+            whose: The model's name.
+        """
+        uses = [(use, weight) for weight in self.found for use in weight.uses]
+        if not uses:
+            yield Finding(whose, "no layer has weights that can be cut")
+            return
+        if not any(self._matches(use, weight, self.include, "") for use, weight in uses):
+            yield Finding(whose, f"no layer matches include={self.include!r}")
+        if self.op_types is not None and not any(
+            use.node.op_type in self.op_types for use, _ in uses
+        ):
+            yield Finding(whose, f"no layer is a {' or '.join(self.op_types)} (op_types)")
 
     def first_writer(self, group: Channels) -> str:
         """Return the address of the first layer that writes channels."""
