@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import install, wheel
+from wheels import install, wheel
 
 Run = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Ran
+from command_line import Ran
 from onnx_texts import FIXTURE
 
 from graphopt.convert import convert

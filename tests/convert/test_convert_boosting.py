@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 from graphopt.convert import convert
 from graphopt.convert.boosting.trees import Trees

@@ -10,7 +10,7 @@ import onnx
 import onnx.parser
 import onnxruntime
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 pytest.importorskip("skl2onnx")
 skops = pytest.importorskip("skops.io")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 HERE = Path(__file__).parent
 

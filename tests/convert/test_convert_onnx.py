@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from conftest import Ran
+from command_line import Ran
 from onnx_texts import EVERYDAY, FIXTURE, run, saved
 
 from graphopt.convert import Options, convert

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Ran
+from command_line import Ran
 from onnx_texts import FIXTURE, run
 
 from graphopt.convert import convert

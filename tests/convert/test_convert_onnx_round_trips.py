@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "digits_mlp.onnx"
 

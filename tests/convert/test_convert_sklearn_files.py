@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError

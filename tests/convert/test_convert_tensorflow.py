@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 from graphopt.convert import Options, convert, parse_shape
 from graphopt.errors import GraphoptError

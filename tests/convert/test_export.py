@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import Ran
+from command_line import Ran
 
 from graphopt.convert import finishing
 from graphopt.convert.export import ABSENT, TARGETS, export

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 import pytest
-from conftest import Ran
+from command_line import Ran
 from convert_sources import FIXTURES, FLATTEN, MAKERS, Source, digits, expression
 
 from graphopt.model import load

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import install, wheel
 from toys import DropIdentity, registry
+from wheels import install, wheel
 
 from graphopt.errors import GraphoptError
 from graphopt.pipeline.contract import Effect
