@@ -313,7 +313,7 @@ def test_what_the_checker_refuses_of_a_member_is_told() -> None:
     # Of an operator that ONNX does not know, no shape follows.
     refused = ir.from_onnx_text(
         """<ir_version: 8, opset_import: ["" : 13, "com.microsoft" : 1]>
-        m (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.Gelu(x) }"""
+        m (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.SampleOp(x) }"""
     )
     refused.graph.outputs[0].shape = None
     composition = Composition({"a": negated(), "b": refused})
