@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -170,15 +170,13 @@ def connected(count: int, pairs: list[tuple[Ids, Ids]]) -> Ids:
         first, second = first[open_ends], second[open_ends]
         left, right = left[open_ends], right[open_ends]
         np.minimum.at(labels, np.maximum(left, right), np.minimum(left, right))
-        for _ in _until_flat(labels):
-            pass
+        _flatten(labels)
 
 
-def _until_flat(labels: Ids) -> Iterator[None]:
+def _flatten(labels: Ids) -> None:
     """Let every number point to a number that points to itself."""
     while True:
         nearer = labels[labels]
         if np.array_equal(nearer, labels):
             return
         labels[:] = nearer
-        yield
