@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -14,12 +14,7 @@ from command_line import Ran
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def test_result_is_shown_and_written(graphopt: Callable[..., Ran], tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,10 @@ from graphopt.errors import GraphoptError
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
 
-HERE = Path(__file__).parent
 SIZES = (1, 3, 7)
 
 
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("tensorflow_networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def shapes(model: ir.Model) -> dict[str, list[object]]:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,7 @@ from graphopt.runtime.difference import Tolerance
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def test_network_from_a_callable_has_a_dynamic_batch_and_the_names_of_forward() -> None:

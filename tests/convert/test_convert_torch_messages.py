@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,8 @@ from graphopt.errors import GraphoptError
 
 torch = pytest.importorskip("torch")
 
-HERE = Path(__file__).parent
 
-
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("torch_troubles", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def refused(source: str) -> str:

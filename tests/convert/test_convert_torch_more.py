@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +16,8 @@ from graphopt.errors import GraphoptError
 
 torch = pytest.importorskip("torch")
 
-HERE = Path(__file__).parent
 
-
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +14,10 @@ from graphopt.convert import Options, convert
 
 torch = pytest.importorskip("torch")
 
-HERE = Path(__file__).parent
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    for name in ("torch_interfaces", "torch_troubles"):
-        sys.modules.pop(name, None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def converted(name: str) -> ir.Model:

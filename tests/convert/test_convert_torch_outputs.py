@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +12,7 @@ from exported_programs import run, shapes
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
 
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("torch_troubles", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 @pytest.mark.parametrize("static", [False, True])

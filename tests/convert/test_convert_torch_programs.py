@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +15,7 @@ HERE = Path(__file__).parent
 SHARED = HERE.parents[1].parent / "shared" / "models"
 
 
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def test_program_is_converted(tmp_path: Path) -> None:

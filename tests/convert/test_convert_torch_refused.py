@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +11,7 @@ import torch
 from graphopt.convert import convert, finishing
 from graphopt.errors import GraphoptError
 
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 class Trap:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +13,7 @@ from safetensors.torch import save_file, save_model
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
 
-HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def _networks_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(HERE)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield
-    sys.modules.pop("networks", None)
+pytestmark = pytest.mark.usefixtures("importable_sources")
 
 
 def test_state_dict_goes_into_its_network(tmp_path: Path) -> None:
