@@ -73,6 +73,27 @@ def test_samples_with_level_neighbours_are_left_out(tmp_path: Path) -> None:
     assert any("150" in note and "two neighbours" in note for note in notes)
 
 
+def test_level_neighbours_count_where_their_classes_are_the_same(tmp_path: Path) -> None:
+    rows = load_iris().data
+    estimator = neighbors.KNeighborsClassifier().fit(rows, NAMES[Y])
+    np.savez(tmp_path / "iris.npz", X=rows)
+    model, notes = converted(estimator, data=str(tmp_path / "iris.npz"))
+    (note,) = (note for note in notes if "of 150 samples" in note)
+    left_out = int(note.split()[0])
+    distances = np.round(((rows[:, None] - rows) ** 2).sum(axis=2), 9)
+    fifth, sixth = np.sort(distances, axis=1)[:, 4:6].T
+    ambiguous = [
+        len({*Y[own == last]}) > 1
+        for own, last, following in zip(distances, fifth, sixth, strict=True)
+        if last == following
+    ]
+    assert 0 < left_out == sum(ambiguous) < len(ambiguous)
+    assert "two neighbours with other targets" in note
+    _, found = outputs(model, X=rows)
+    apart = (found != estimator.predict_proba(rows)).any(axis=1)
+    assert np.count_nonzero(apart) <= left_out
+
+
 @pytest.mark.parametrize("outlier", [1, -1])
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 @pytest.mark.filterwarnings("ignore")

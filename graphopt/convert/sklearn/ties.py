@@ -16,11 +16,16 @@ from graphopt.runtime.feeds import Array, Batch
 
 _METHODS = ("decision_function", "predict_proba")
 
+_NEIGHBOURS = (
+    "two neighbours with other targets are level there, or two classes, and the order of the search"
+    " or rounding decides between them"
+)
+
 
 def reason(estimator: Any) -> str:
     """Say why samples are left out."""
     if _is_by_neighbours(last_of(estimator)):
-        return "two neighbours or classes are level there, and rounding decides between them"
+        return _NEIGHBOURS
     return CLASSES
 
 
@@ -49,7 +54,11 @@ def decided_rows(
 
 
 def _neighbours_decided(estimator: Any, samples: Any) -> Array:
-    """Tell which samples have a last neighbour that is nearer than the next one."""
+    """Tell for which samples it does not matter which of equally far neighbours count.
+
+    That is where the last neighbour that counts is nearer than the next one, or where all that are
+    as far as it have the same targets.
+    """
     while hasattr(estimator, "best_estimator_") or type(estimator).__name__ == "Pipeline":
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
@@ -57,12 +66,20 @@ def _neighbours_decided(estimator: Any, samples: Any) -> Array:
             if len(estimator.steps) > 1:
                 samples = estimator[:-1].transform(samples)
             estimator = estimator.steps[-1][1]
-    count = estimator.n_neighbors + 1
-    if count > estimator.n_samples_fit_:
-        return np.ones(len(samples), bool)
-    distances = estimator.kneighbors(samples, count)[0]
-    found: Array = distances[:, -1] - distances[:, -2] > TIE * distances[:, -1]
-    return found
+    last, fitted = estimator.n_neighbors - 1, estimator.n_samples_fit_
+    targets = np.asarray(estimator._y).reshape(fitted, -1)
+    count = min(2 * (last + 1) + 1, fitted)
+    while True:
+        distances, found = estimator.kneighbors(samples, count)
+        edge = distances[:, [last]]
+        level = np.abs(distances - edge) <= TIE * edge
+        if count == fitted or not level[:, -1].any():
+            break
+        count = min(2 * count, fitted)
+    others = (targets[found] != targets[found[:, last]][:, None]).any(axis=2)
+    cut = level[:, last + 1 :].any(axis=1)
+    kept: Array = ~(cut & (level & others).any(axis=1))
+    return kept
 
 
 def _labels_decided(
