@@ -1,0 +1,12 @@
+"""What computes the operators of ONNX in PyTorch, one module for each family of them."""
+
+import importlib
+import pkgutil
+
+from graphopt.training.operators.registry import ON_NUMBERS, Operator, find
+
+__all__ = ["ON_NUMBERS", "Operator", "find"]
+
+for _family in pkgutil.iter_modules(__path__, f"{__name__}."):
+    # Each registers what it computes.
+    importlib.import_module(_family.name)

@@ -1,0 +1,112 @@
+"""Weights as parameters and buffers of a module, under the names that they have in the model."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from graphopt.rewrite.constants import is_op
+from graphopt.training.dtypes import torch_tensor
+
+_PASSED_ON = ("Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators whose output is as trainable as their first input."""
+
+_UNTRAINED = {
+    # The positions of inputs that are no weights, by operator.
+    "BatchNormalization": {3, 4},
+    "Clip": {1, 2},
+    "DequantizeLinear": {1, 2},
+    "Equal": {0, 1},
+    "Greater": {0, 1},
+    "GreaterOrEqual": {0, 1},
+    "LSTM": {4},
+    "Less": {0, 1},
+    "LessOrEqual": {0, 1},
+    "MelWeightMatrix": {0, 1, 2, 3, 4},
+    "NonMaxSuppression": {0, 1, 2, 3, 4},
+    "OneHot": {2},
+    "Pad": {2},
+    "Pow": {1},
+    "QuantizeLinear": {1, 2},
+    "Range": {0, 1, 2},
+    "Resize": {1, 2, 3},
+    "RotaryEmbedding": {1, 2},
+    "STFT": {2},
+    "Where": {0, 1, 2},
+}
+
+
+def is_trainable(value: ir.Value) -> bool:
+    """Whether an initializer is a weight that training would change.
+
+    That is one of more than one floating-point number, none of whose readers takes it for a
+    running statistic, a bound, a scale of quantization, a mask or a table of positions.
+    """
+    tensor = value.const_value
+    if tensor is None or not tensor.dtype.is_floating_point() or tensor.size < 2:
+        return False
+    if tensor.dtype.bitwidth < 16:
+        return False
+    return _trained_through(value)
+
+
+def _trained_through(value: ir.Value) -> bool:
+    for node, index in value.uses():
+        if index in _UNTRAINED.get(node.op_type, ()):
+            return False
+        if is_op(node, *_PASSED_ON) and not _trained_through(node.outputs[0]):
+            return False
+    return True
+
+
+def hold(module: nn.Module, initializer: ir.Value) -> str:
+    """Let a module hold an initializer's tensor, in a tree of modules that follows its name.
+
+    `layer1.0.weight` becomes the key of the same name in the module's `state_dict`. A part that
+    is empty, or that a module already uses for something else, gets underscores behind it.
+
+    Args:
+        module: The root of the tree.
+        initializer: Has a name and a tensor.
+
+    Returns:
+        The key.
+    """
+    *path, last = (initializer.name or "").split(".")
+    at = module
+    keys: list[str] = []
+    for part in path:
+        key = _free(at, part, inner=True)
+        if key not in at._modules:
+            at.register_module(key, nn.Module())
+        at = at.get_submodule(key)
+        keys.append(key)
+    key = _free(at, last, inner=False)
+    tensor = torch_tensor(_tensor(initializer))
+    if is_trainable(initializer):
+        at.register_parameter(key, nn.Parameter(tensor))
+    else:
+        at.register_buffer(key, tensor)
+    return ".".join((*keys, key))
+
+
+def _tensor(initializer: ir.Value) -> ir.TensorProtocol:
+    tensor = initializer.const_value
+    if tensor is None:
+        raise ValueError(f"{initializer.name} has no tensor")
+    return tensor
+
+
+def _free(module: nn.Module, key: str, *, inner: bool) -> str:
+    key = key or "_"
+    while hasattr(module, key) and not (inner and key in module._modules):
+        key += "_"
+    return key
+
+
+def found(module: nn.Module, key: str) -> torch.Tensor:
+    """Return the parameter or buffer of a key."""
+    path, _, name = key.rpartition(".")
+    tensor: torch.Tensor = getattr(module.get_submodule(path), name)
+    return tensor

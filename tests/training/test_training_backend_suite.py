@@ -1,0 +1,88 @@
+"""Every operator of ONNX's own backend suite, computed by PyTorch: the expected outputs.
+
+Each model runs with its inputs fed, and once more with all of them but the first as constants, as
+real models hold shapes, axes and weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from onnx.backend.test.loader import load_model_tests
+
+from graphopt.convert.torch.arrays import to_numpy, to_torch
+from graphopt.training import OnnxModule
+
+DRAWN = ("bernoulli", "training_dropout", "multinomial", "random")
+"""Names of cases whose outputs are drawn: shapes and types are compared."""
+
+REFUSED: dict[str, str] = {}
+"""Cases that are refused, by the start of the name, and what the error says."""
+
+
+@functools.cache
+def cases() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        # The cases compute overflows and divisions by zero on purpose.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return {case.name: case for case in load_model_tests(kind="node")}
+
+
+def given(value: Any) -> Any:
+    if isinstance(value, list):
+        return [given(each) for each in value]
+    return None if value is None else to_torch(np.asarray(value))
+
+
+def compare(found: Any, expected: Any, name: str, rtol: float, atol: float) -> None:
+    if isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            compare(one, other, name, rtol, atol)
+        return
+    array = to_numpy(found)
+    expected = np.asarray(expected)
+    assert array.dtype == expected.dtype or expected.dtype.itemsize < 1, (array.dtype, expected)
+    assert array.shape == expected.shape
+    if not any(part in name for part in DRAWN):
+        wide = [
+            each.astype(np.float64) if each.dtype.kind == "V" else each
+            for each in (array, expected)
+        ]
+        np.testing.assert_allclose(*wide, rtol=rtol, atol=atol)
+
+
+def frozen(model: onnx.ModelProto, inputs: Sequence[Any]) -> onnx.ModelProto | None:
+    """Turn all inputs but the first into initializers; None: they are no tensors."""
+    names = [value.name for value in model.graph.input]
+    if len(names) != len(inputs) or not all(isinstance(each, np.ndarray) for each in inputs[1:]):
+        return None
+    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    del changed.graph.input[1:]
+    for name, array in zip(names[1:], inputs[1:], strict=True):
+        changed.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    return changed
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["fed", "held"])
+@pytest.mark.parametrize("name", sorted(cases()))
+def test_an_operator(name: str, *, held: bool) -> None:
+    case = cases()[name]
+    inputs, outputs = case.data_sets[0]
+    model = frozen(case.model, inputs) if held else case.model
+    if model is None or (held and len(inputs) < 2):
+        pytest.skip("has nothing to hold")
+    module = OnnxModule(ir.from_proto(model)).eval()
+    with torch.no_grad():
+        found = module(*[given(each) for each in (inputs[:1] if held else inputs)])
+    found = found if isinstance(found, tuple) else (found,)
+    for one, other in zip(found, outputs, strict=True):
+        compare(one, other, name, case.rtol, case.atol)
