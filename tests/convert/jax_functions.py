@@ -211,3 +211,30 @@ class PooledByPosition(flax.linen.Module):
 def pooled_by_position() -> Example:
     module = PooledByPosition()
     return module.bind(module.init(jax.random.key(0), IMAGES)), IMAGES
+
+
+class Remembering(flax.linen.Module):
+    """flax splits a random key for the states that it starts with, which are zeros."""
+
+    @flax.linen.compact
+    def __call__(self, steps: jax.Array) -> jax.Array:
+        return flax.linen.RNN(flax.linen.OptimizedLSTMCell(6))(steps)
+
+
+STEPS = np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32)
+
+
+def remembering() -> Example:
+    module = Remembering()
+    return module.bind(module.init(jax.random.key(0), STEPS)), STEPS
+
+
+def remembering_noisily() -> Example:
+    module = Remembering()
+    bound = module.bind(module.init(jax.random.key(0), STEPS))
+
+    def f(steps: jax.Array) -> jax.Array:
+        key = jax.random.split(jax.random.key(steps.shape[1]))[0]
+        return bound(steps) + jax.random.normal(key, (6,))
+
+    return f, STEPS

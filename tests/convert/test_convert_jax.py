@@ -58,7 +58,7 @@ def run(model: ir.Model, *arrays: np.ndarray) -> list[np.ndarray]:
     "name",
     [
         "nnx_module", "linen_module", "convolution", "running_sum", "sums_along_an_axis", "pooled",
-        "pooled_by_position",
+        "pooled_by_position", "remembering",
     ],
 )  # fmt: skip
 def test_any_batch_gives_what_jax_gives(name: str, batch: int) -> None:
@@ -232,6 +232,10 @@ def test_function_itself_with_inputs_from_a_file(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("calls_back", r"does not support the primitive pure_callback \(jax_functions\.py:\d+\)"),
+        (
+            "remembering_noisily",
+            r"does not support the primitive random_\w+ \(jax_functions\.py:\d+\)",
+        ),
         ("unbound", r"without its variables; return module\.bind"),
         ("python_branch", "JAX cannot trace it: TracerBoolConversionError"),
         ("keyed", "which ONNX does not have"),

@@ -12,12 +12,20 @@ from graphopt.convert.reasons import first_line
 _PRIMITIVE = re.compile(r"primitive '(?P<name>[^']+)'")
 
 
-def export_reason(error: Exception, call: Callable[..., Any], specs: Sequence[Any]) -> str:
-    """Say which primitive jax2onnx has no equal of, and where the function calls it."""
-    match = _PRIMITIVE.search(str(error))
-    if match is None:
-        return f"jax2onnx fails: {first_line(error)}"
-    name = match["name"]
+def export_reason(
+    errors: Sequence[Exception], call: Callable[..., Any], specs: Sequence[Any]
+) -> str:
+    """Say which primitive jax2onnx has no equal of, and where the function calls it.
+
+    Args:
+        errors: Of each attempt; where none names a primitive, the first is what is said.
+        call: The function.
+        specs: Shapes and types of its arrays.
+    """
+    names = [match["name"] for error in errors if (match := _PRIMITIVE.search(str(error)))]
+    if not names:
+        return f"jax2onnx fails: {first_line(errors[0])}"
+    name = names[0]
     place = next(_places(call, specs, name), None)
     where = f" ({place})" if place else ""
     return f"jax2onnx does not support the primitive {name}{where}"

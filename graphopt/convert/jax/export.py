@@ -42,10 +42,11 @@ def exported(function: Function, specs: Sequence[Any], options: Options) -> ir.M
         # Its plugins raise whatever they stumble over.
         try:
             model = _to_onnx(_primitives(function.call, specs), function, specs, options)
-        except Exception:
-            # The first error is on what the user wrote.
+        except Exception as second:
+            # The first error is on what the user wrote, unless the second names a primitive.
+            errors = [error, second]
             raise GraphoptError(
-                export_reason(error, function.call, specs), file=function.source
+                export_reason(errors, function.call, specs), file=function.source
             ) from error
     if options.opset is not None:
         from graphopt.convert.onnx.opset import to_opset
@@ -95,14 +96,21 @@ def _fit_biases(model: ir.Model) -> None:
 
 
 def _primitives(call: Callable[..., Any], specs: Sequence[Any]) -> Callable[..., Any]:
-    """Trace a function with JAX's own functions; what is returned calls nothing but primitives."""
+    """Trace a function with JAX's own functions; what is returned calls nothing but primitives.
+
+    What no output depends on is left out: flax makes random states that it does not read.
+    """
     import jax
+    from jax.interpreters.partial_eval import dce_jaxpr
 
     closed, outputs = jax.make_jaxpr(call, return_shape=True)(*specs)
     structure = jax.tree_util.tree_structure(outputs)
+    every = [True] * structure.num_leaves
+    # Inputs stay, and the constants with them.
+    needed, _ = dce_jaxpr(closed.jaxpr, every, instantiate=True)
 
     def run(*arrays: Any) -> Any:
-        found = jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *arrays)
+        found = jax.core.eval_jaxpr(needed, closed.consts, *arrays)
         return jax.tree_util.tree_unflatten(structure, found)
 
     return run
