@@ -128,7 +128,8 @@ class Execution:
 
 
 def _computed(operator: Operator, call: Call, inputs: list[Value]) -> Any:
-    if inputs and all(isinstance(each, Numbers) for each in inputs) and not call.node.domain:
+    given = [each for each in inputs if each is not None]
+    if given and all(isinstance(each, Numbers) for each in given) and not call.node.domain:
         on_numbers = ON_NUMBERS.get(call.node.op_type)
         if on_numbers is not None:
             found = on_numbers(call, *inputs)

@@ -1,0 +1,203 @@
+"""Shape arithmetic on numbers: what takes them apart and puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphopt.training.call import Call
+from graphopt.training.numbers import MAX_NUMBERS, Numbers, Objects, integers_of, number
+from graphopt.training.operators.joining import split_sizes
+from graphopt.training.operators.registry import on_numbers
+from graphopt.training.operators.shapes import axis_of, broadcast, filled, reshaped, shape_of
+
+Found = Any
+"""`Numbers`, or NotImplemented."""
+
+
+@on_numbers("Identity")
+def identity(_: Call, value: Numbers) -> Found:
+    """Return the input."""
+    return value
+
+
+@on_numbers("Shape")
+def shape(call: Call, value: Numbers) -> Found:
+    """Return the sizes."""
+    return shape_of(call, value.array.shape)
+
+
+@on_numbers("Size")
+def size(_: Call, value: Numbers) -> Found:
+    """Return how many they are."""
+    return number(value.array.size)
+
+
+@on_numbers("Gather")
+def gather(call: Call, data: Numbers, indices: Numbers) -> Found:
+    """Return the numbers at some places."""
+    places = _known(indices)
+    if places is None:
+        return NotImplemented
+    at = np.array(places, dtype=np.int64).reshape(indices.array.shape)
+    return _like(data, np.take(data.array, at, axis=call.integer("axis", 0)))
+
+
+@on_numbers("Slice")
+def slice_(
+    _: Call,
+    data: Numbers,
+    starts: Numbers,
+    ends: Numbers,
+    axes: Numbers | None = None,
+    steps: Numbers | None = None,
+) -> Found:
+    """Return some of them that follow each other."""
+    given = [_known(starts), _known(ends)]
+    count = starts.array.size
+    given.append(list(range(count)) if axes is None else _known(axes))
+    given.append([1] * count if steps is None else _known(steps))
+    known = [each for each in given if each is not None]
+    if len(known) < len(given):
+        return NotImplemented
+    taken = [slice(None)] * data.array.ndim
+    for start, end, axis, step in zip(*known, strict=True):
+        length = data.array.shape[axis]
+        # ONNX clamps to the first one a start, and to none an end, that Python takes otherwise.
+        taken[axis] = slice(
+            start if step > 0 else max(start, -length),
+            None if step < 0 and end < -length else end,
+            step,
+        )
+    return _like(data, data.array[tuple(taken)])
+
+
+@on_numbers("Concat")
+def concat(call: Call, *values: Numbers) -> Found:
+    """Join them."""
+    joined = np.concatenate([each.array for each in values], axis=call.integer("axis"))
+    return _like(values[0], joined)
+
+
+@on_numbers("Split")
+def split(call: Call, data: Numbers, sizes: Numbers | None = None) -> Found:
+    """Take them apart."""
+    axis = call.integer("axis", 0)
+    listed = None if sizes is None else _known(sizes)
+    if sizes is not None and listed is None:
+        return NotImplemented
+    ends = np.cumsum(split_sizes(call, data.array.shape[axis], listed))
+    return tuple(_like(data, part) for part in np.split(data.array, ends[:-1], axis))
+
+
+@on_numbers("Squeeze")
+def squeeze(_: Call, data: Numbers, axes: Numbers | None = None) -> Found:
+    """Take away axes of size 1."""
+    dropped = None if axes is None else _known(axes)
+    if axes is not None and dropped is None:
+        return NotImplemented
+    return _like(data, data.array.squeeze(None if dropped is None else tuple(dropped)))
+
+
+@on_numbers("Unsqueeze")
+def unsqueeze(_: Call, data: Numbers, axes: Numbers) -> Found:
+    """Put in axes of size 1."""
+    added = _known(axes)
+    if added is None:
+        return NotImplemented
+    rank = data.array.ndim + len(added)
+    places = tuple(axis_of(axis, rank) for axis in added)
+    return _like(data, np.expand_dims(data.array, places))
+
+
+@on_numbers("Reshape")
+def reshape(call: Call, data: Numbers, target: Numbers) -> Found:
+    """Give them another shape."""
+    asked = _known(target)
+    if asked is None:
+        return NotImplemented
+    return _like(data, data.array.reshape(reshaped(call, data.array.shape, asked)))
+
+
+@on_numbers("Flatten")
+def flatten(call: Call, data: Numbers) -> Found:
+    """Make a matrix of them."""
+    axis = call.integer("axis", 1)
+    rows = int(np.prod(data.array.shape[:axis], dtype=np.int64))
+    return _like(data, data.array.reshape(rows, data.array.size // max(rows, 1)))
+
+
+@on_numbers("Transpose")
+def transpose(call: Call, data: Numbers) -> Found:
+    """Put the axes in another order."""
+    return _like(data, data.array.transpose(call.integers("perm", range(data.array.ndim)[::-1])))
+
+
+@on_numbers("Expand")
+def expand(_: Call, data: Numbers, target: Numbers) -> Found:
+    """Repeat them along axes of size 1."""
+    return _limited(
+        data, target, lambda sizes: np.broadcast_to(data.array, broadcast(data.array.shape, sizes))
+    )
+
+
+@on_numbers("Tile")
+def tile(_: Call, data: Numbers, repeats: Numbers) -> Found:
+    """Repeat them."""
+    return _limited(data, repeats, lambda counts: np.tile(data.array, counts))
+
+
+def _limited(data: Numbers, sizes: Numbers, made: Callable[[list[int]], Objects]) -> Found:
+    """Make more of some numbers, as long as they are few."""
+    known = _known(sizes)
+    if known is None or data.array.size * int(np.prod(known, dtype=object)) > MAX_NUMBERS:
+        return NotImplemented
+    return _like(data, made(known))
+
+
+@on_numbers("ConstantOfShape")
+def constant_of_shape(call: Call, target: Numbers) -> Found:
+    """Make a list of one number, which is a shape or what one is compared with."""
+    sizes = _known(target)
+    fill, dtype = filled(call)
+    if sizes is None or len(sizes) > 1 or dtype not in _COUNTED:
+        return NotImplemented
+    if sizes and sizes[0] > MAX_NUMBERS:
+        return NotImplemented
+    array = np.empty(sizes, dtype=object)
+    array[...] = bool(fill) if dtype == torch.bool else fill
+    return Numbers(array, dtype)
+
+
+@on_numbers("Range")
+def arange(_: Call, start: Numbers, limit: Numbers, delta: Numbers) -> Found:
+    """Count, as long as there is little to count."""
+    bounds = [_known(each) for each in (start, limit, delta)]
+    known = [each[0] for each in bounds if each is not None]
+    if len(known) < len(bounds) or start.dtype not in _COUNTED:
+        return NotImplemented
+    counted = range(*known)
+    if len(counted) > MAX_NUMBERS:
+        return NotImplemented
+    array = np.empty(len(counted), dtype=object)
+    array[:] = counted
+    return Numbers(array, start.dtype)
+
+
+_COUNTED = (torch.int64, torch.int32, torch.bool)
+
+
+def _like(data: Numbers, array: Any) -> Numbers:
+    """Make numbers of the same type."""
+    made = np.empty(np.shape(array), dtype=object)
+    made[...] = array
+    return Numbers(made, data.dtype)
+
+
+def _known(values: Numbers) -> list[int] | None:
+    """Return integers of Python; None: some are symbols."""
+    listed = integers_of(values)
+    return listed if all(isinstance(each, int) for each in listed) else None

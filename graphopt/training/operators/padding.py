@@ -1,0 +1,97 @@
+"""Operators that add to a tensor at its edges, or take away there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from graphopt.training.call import Call
+from graphopt.training.moving import movable, moved
+from graphopt.training.numbers import Numbers, Value, integers_of
+from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
+
+
+@operator("Pad", numbers=(1, 2, 3))
+def pad(
+    call: Call, data: torch.Tensor, pads: Value, constant: Value = None, axes: Value = None
+) -> torch.Tensor:
+    """Add elements before and behind along some axes; negative numbers take away."""
+    given = integers_of(pads)
+    along = range(data.ndim) if axes is None else integers_of(axes)
+    count = len(given) // 2
+    ends = [
+        (axis_of(axis, data.ndim), before, behind)
+        for axis, before, behind in zip(along, given[:count], given[count:], strict=True)
+        if not (isinstance(before, int) and isinstance(behind, int) and before == behind == 0)
+    ]
+    mode = call.text("mode", "constant")
+    if mode == "constant":
+        return _padded(data, ends, constant)
+    cut = movable(_padded(data, [(axis, *map(_cut, both)) for axis, *both in ends], None))
+    for axis, before, behind in ends:
+        places = _places(mode, cut.shape[axis], _added(before), _added(behind), data.device)
+        cut = cut.index_select(axis, places)
+    return moved(cut, data.dtype)
+
+
+def _cut(end: Any) -> Any:
+    return min(end, 0) if isinstance(end, int) else 0
+
+
+def _added(end: Any) -> Any:
+    return max(end, 0) if isinstance(end, int) else end
+
+
+Ends = Sequence[tuple[int, Any, Any]]
+"""Axes with what is added before and behind."""
+
+
+def _padded(data: torch.Tensor, ends: Ends, constant: Value) -> torch.Tensor:
+    both: list[Any] = [0] * (2 * data.ndim)
+    for axis, before, behind in ends:
+        # PyTorch counts from the last axis.
+        both[2 * (data.ndim - 1 - axis) : 2 * (data.ndim - axis)] = [before, behind]
+    if not ends:
+        return data
+    if constant is None or (isinstance(constant, Numbers) and not data.dtype.is_floating_point):
+        (fill,) = [0] if constant is None else constant.array.reshape(-1).tolist()
+        if data.dtype == movable(data).dtype:
+            return functional.pad(data, both, value=fill)
+    if isinstance(constant, Numbers):
+        constant = constant.tensor(data.device)
+    bits = functional.pad(movable(data), both)
+    if constant is None:
+        return moved(bits, data.dtype)
+    inside = functional.pad(torch.ones_like(data, dtype=torch.bool), both)
+    return moved(torch.where(inside, bits, movable(constant).reshape(())), data.dtype)
+
+
+def _places(mode: str, size: Any, before: Any, behind: Any, device: torch.device) -> torch.Tensor:
+    """Return which element each one of a padded axis is a copy of."""
+    places = torch.arange(-before, size + behind, device=device)
+    if mode == "wrap":
+        return places.remainder(size)
+    if mode == "edge":
+        return places.clamp(0, size - 1)
+    turn = _LARGER(2 * (size - 1), 1)
+    once = places.remainder(turn)
+    return torch.minimum(once, turn - once) if size != 1 else torch.zeros_like(places)
+
+
+_LARGER: Any = torch.sym_max
+
+
+@operator("CenterCropPad", numbers=(1,))
+def center_crop_pad(call: Call, data: torch.Tensor, target: Value) -> torch.Tensor:
+    """Crop or pad with zeros at both ends until the sizes are those that are asked for."""
+    axes = call.integers("axes", range(data.ndim))
+    ends = []
+    for axis, wanted in zip(axes, integers_of(target), strict=True):
+        size = data.shape[axis]
+        before = (wanted - size) // 2 if wanted >= size else -((size - wanted) // 2)
+        ends.append((axis_of(axis, data.ndim), before, wanted - size - before))
+    return _padded(data, ends, None)
