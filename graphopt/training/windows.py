@@ -1,0 +1,160 @@
+"""Where the windows of convolutions and pooling lie in the tensor that they move over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from graphopt.training.call import Call
+
+Size = Any
+"""An integer, or a symbolic one."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows over the spatial axes, which are the last ones of a tensor.
+
+    Args:
+        kernel: Elements of a window along each axis.
+        strides: From window to window.
+        dilations: From element to element of a window.
+        begin: Padding before the tensor.
+        end: Padding behind it; what a last window in part behind it needs is not counted.
+        ceil: Whether there may be a last window that needs more padding.
+    """
+
+    kernel: list[int]
+    strides: list[int]
+    dilations: list[int]
+    begin: list[Size]
+    end: list[Size]
+    ceil: bool = False
+
+    @property
+    def extents(self) -> list[int]:
+        """How many elements a window spans along each axis."""
+        pairs = zip(self.kernel, self.dilations, strict=True)
+        return [dilation * (kernel - 1) + 1 for kernel, dilation in pairs]
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the padding is known, and the same at both ends."""
+        known = all(isinstance(each, int) for each in (*self.begin, *self.end))
+        return known and self.begin == self.end and min(self.begin, default=0) >= 0
+
+    def counts(self, sizes: Sequence[Size]) -> list[Size]:
+        """Return how many windows there are along each axis.
+
+        With `ceil`, the last one starts inside the tensor or in the padding before it.
+        """
+        found = []
+        for axis, (size, extent) in enumerate(zip(sizes, self.extents, strict=True)):
+            stride = self.strides[axis]
+            room = size + self.begin[axis] + self.end[axis] - extent
+            if self.ceil:
+                inside = (size + self.begin[axis] - 1) // stride + 1
+                found.append(lesser(-(-room // stride) + 1, inside))
+            else:
+                found.append(room // stride + 1)
+        return found
+
+    def beyond(self, sizes: Sequence[Size]) -> list[Size]:
+        """Return how far the last windows reach behind the padding; all 0 without `ceil`."""
+        if not self.ceil:
+            return [0] * len(sizes)
+        counts = self.counts(sizes)
+        found = []
+        for axis, (size, extent) in enumerate(zip(sizes, self.extents, strict=True)):
+            reached = (counts[axis] - 1) * self.strides[axis] + extent
+            padded = size + self.begin[axis] + self.end[axis]
+            found.append(larger(reached - padded, 0))
+        return found
+
+    def padded(
+        self, tensor: torch.Tensor, value: float, beyond: float | None = None
+    ) -> torch.Tensor:
+        """Return a tensor with its padding, and with what the last windows need behind it.
+
+        Args:
+            tensor: Its last axes are those that the windows move along.
+            value: What the padding is filled with.
+            beyond: What is behind the padding; None: `value`.
+        """
+        more = self.beyond(tensor.shape[tensor.ndim - len(self.kernel) :])
+        if beyond is None:
+            end = [one + other for one, other in zip(self.end, more, strict=True)]
+            return pad(tensor, self.begin, end, value)
+        return pad(pad(tensor, self.begin, self.end, value), [0] * len(more), more, beyond)
+
+
+def pad(
+    tensor: torch.Tensor, begin: Sequence[Size], end: Sequence[Size], value: float = 0
+) -> torch.Tensor:
+    """Pad the last axes of a tensor; negative amounts cut off.
+
+    Args:
+        tensor: What is padded.
+        begin: Amounts before each of the axes, in their order.
+        end: Amounts behind them.
+        value: What the padding is filled with.
+    """
+    if all(isinstance(each, int) and each == 0 for each in (*begin, *end)):
+        return tensor
+    pairs = [amount for pair in zip(reversed(begin), reversed(end), strict=True) for amount in pair]
+    return functional.pad(tensor, pairs, value=value)
+
+
+def windows(call: Call, kernel: Sequence[int], sizes: Sequence[Size]) -> Windows:
+    """Read the attributes of a convolution or a pooling.
+
+    Args:
+        call: Has the attributes strides, dilations, pads, auto_pad and ceil_mode.
+        kernel: The size of a window.
+        sizes: The spatial sizes of the input.
+
+    Raises:
+        GraphoptError: The attributes do not fit the input.
+    """
+    axes = len(sizes)
+    strides = call.integers("strides", [1] * axes)
+    dilations = call.integers("dilations", [1] * axes)
+    pads = call.integers("pads", [0] * (2 * axes))
+    if not len(kernel) == len(strides) == len(dilations) == axes or len(pads) != 2 * axes:
+        raise call.refused(f"kernel_shape, strides, dilations or pads are not for {axes} axes")
+    ceil = call.integer("ceil_mode", 0) == 1
+    auto = call.text("auto_pad", "NOTSET")
+    begin: list[Size] = pads[:axes]
+    end: list[Size] = pads[axes:]
+    if auto == "VALID":
+        begin, end = [0] * axes, [0] * axes
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        # There are size / stride windows, rounded up, with or without ceil_mode.
+        ceil = False
+        begin, end = [], []
+        for size, one, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+            wanted = (-(-size // stride) - 1) * stride + dilation * (one - 1) + 1 - size
+            first, last = halves(larger(wanted, 0), upper=auto == "SAME_UPPER")
+            begin.append(first)
+            end.append(last)
+    return Windows(list(kernel), strides, dilations, begin, end, ceil)
+
+
+def halves(total: Size, *, upper: bool) -> tuple[Size, Size]:
+    """Split padding in two, of which the second one is larger if `upper`, else the first."""
+    less = total // 2
+    return (less, total - less) if upper else (total - less, less)
+
+
+def larger(one: Size, other: Size) -> Size:
+    """Return the larger of two sizes, without a decision where they are symbolic."""
+    return torch.sym_max(one, other)  # type: ignore[no-untyped-call] # PyTorch has no types for it
+
+
+def lesser(one: Size, other: Size) -> Size:
+    """Return the lesser of two sizes, without a decision where they are symbolic."""
+    return torch.sym_min(one, other)  # type: ignore[no-untyped-call] # PyTorch has no types for it
