@@ -44,7 +44,7 @@ def torch_tensor(tensor: ir.TensorProtocol) -> torch.Tensor:
     if tensor.dtype in _UNPACKED:
         wide = "float32" if dtype.is_floating_point else str(dtype).removeprefix("torch.")
         return torch.from_numpy(array.astype(wide))
-    if array.dtype.kind in "fiubc":
+    if array.dtype.isbuiltin == 1:
         return torch.from_numpy(array.copy())
     bits = array.view(f"u{array.dtype.itemsize}").copy()
     return torch.from_numpy(bits).view(dtype)

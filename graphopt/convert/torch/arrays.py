@@ -23,7 +23,7 @@ def to_torch(array: Array) -> torch.Tensor:
     """Copy an array."""
     import torch
 
-    if array.dtype.kind in "fiubc":
+    if array.dtype.isbuiltin == 1:
         return torch.from_numpy(array.copy())
     dtype = tensor_adapters.to_torch_dtype(ir.DataType.from_numpy(array.dtype))
     return torch.from_numpy(array.view(f"u{array.dtype.itemsize}").copy()).view(dtype)
