@@ -20,7 +20,7 @@ MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRA
 TRANSFORMS = ("NONE", "LOGISTIC", "SOFTMAX", "SOFTMAX_ZERO", "PROBIT")
 FEATURES = 4
 ATOL = {False: 1e-6, True: 2e-3}
-"""PROBIT loses digits near zero: it takes a root of a difference of numbers that are almost equal."""
+"""PROBIT loses digits near zero: it takes the root of a difference of almost equal numbers."""
 
 
 def nodes(rng: np.random.Generator, modes: tuple[str, ...], trees: int) -> dict[str, list[Any]]:

@@ -26,6 +26,7 @@ from graphopt.training.operators.ml_forest import (
 from graphopt.training.operators.ml_forest_nodes import by_ids, by_places, reals
 from graphopt.training.operators.ml_scores import (
     class_count,
+    has_numbers,
     label_of,
     mirrored,
     transformed,
