@@ -132,7 +132,7 @@ def _is_read_as_numbers(value: ir.Value) -> bool:
     """Whether a float is alone, or read where an operator takes numbers."""
     operators = ((find(node), index) for node, index in value.uses())
     return len(value.shape or ()) == 0 or any(
-        operator is not None and operator.keeps(index) for operator, index in operators
+        operator is not None and index in operator.numbers for operator, index in operators
     )
 
 

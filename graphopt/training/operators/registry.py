@@ -22,8 +22,9 @@ class Operator:
 
     Args:
         function: Takes the call and its inputs, of which those left out at the end are missing.
-        numbers: Positions of inputs that it takes as `Numbers` or tensor alike; -1: all. The
-            others are tensors.
+        numbers: Positions of inputs that it takes as `Numbers` or tensor alike; -1: all, though
+            floats that are constants stay tensors for it, as they may be weights. The others
+            are tensors.
     """
 
     function: Function
