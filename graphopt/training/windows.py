@@ -47,33 +47,17 @@ class Windows:
         known = all(isinstance(each, int) for each in (*self.begin, *self.end))
         return known and self.begin == self.end and min(self.begin, default=0) >= 0
 
-    def counts(self, sizes: Sequence[Size]) -> list[Size]:
-        """Return how many windows there are along each axis.
+    @property
+    def beyond(self) -> list[int]:
+        """How much more padding the last windows may reach into, as `ceil` wants it.
 
-        With `ceil`, the last one starts inside the tensor or in the padding before it.
+        It holds one window more for each rest of a stride, but none that starts behind the tensor:
+        so it is the same for all sizes, and cuts padding off where it is negative.
         """
-        found = []
-        for axis, (size, extent) in enumerate(zip(sizes, self.extents, strict=True)):
-            stride = self.strides[axis]
-            room = size + self.begin[axis] + self.end[axis] - extent
-            if self.ceil:
-                inside = (size + self.begin[axis] - 1) // stride + 1
-                found.append(lesser(-(-room // stride) + 1, inside))
-            else:
-                found.append(room // stride + 1)
-        return found
-
-    def beyond(self, sizes: Sequence[Size]) -> list[Size]:
-        """Return how far the last windows reach behind the padding; all 0 without `ceil`."""
         if not self.ceil:
-            return [0] * len(sizes)
-        counts = self.counts(sizes)
-        found = []
-        for axis, (size, extent) in enumerate(zip(sizes, self.extents, strict=True)):
-            reached = (counts[axis] - 1) * self.strides[axis] + extent
-            padded = size + self.begin[axis] + self.end[axis]
-            found.append(larger(reached - padded, 0))
-        return found
+            return [0] * len(self.kernel)
+        ends = zip(self.strides, self.extents, self.end, strict=True)
+        return [min(stride - 1, extent - 1 - end) for stride, extent, end in ends]
 
     def padded(
         self, tensor: torch.Tensor, value: float, beyond: float | None = None
@@ -85,7 +69,7 @@ class Windows:
             value: What the padding is filled with.
             beyond: What is behind the padding; None: `value`.
         """
-        more = self.beyond(tensor.shape[tensor.ndim - len(self.kernel) :])
+        more = self.beyond
         if beyond is None:
             end = [one + other for one, other in zip(self.end, more, strict=True)]
             return pad(tensor, self.begin, end, value)
@@ -137,8 +121,11 @@ def windows(call: Call, kernel: Sequence[int], sizes: Sequence[Size]) -> Windows
         ceil = False
         begin, end = [], []
         for size, one, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
-            wanted = (-(-size // stride) - 1) * stride + dilation * (one - 1) + 1 - size
-            first, last = halves(larger(wanted, 0), upper=auto == "SAME_UPPER")
+            extent = dilation * (one - 1) + 1
+            wanted = ((size + stride - 1) // stride - 1) * stride + extent - size
+            if extent < stride:
+                wanted = larger(wanted, 0)
+            first, last = halves(wanted, upper=auto == "SAME_UPPER")
             begin.append(first)
             end.append(last)
     return Windows(list(kernel), strides, dilations, begin, end, ceil)
@@ -153,8 +140,3 @@ def halves(total: Size, *, upper: bool) -> tuple[Size, Size]:
 def larger(one: Size, other: Size) -> Size:
     """Return the larger of two sizes, without a decision where they are symbolic."""
     return torch.sym_max(one, other)  # type: ignore[no-untyped-call] # PyTorch has no types for it
-
-
-def lesser(one: Size, other: Size) -> Size:
-    """Return the lesser of two sizes, without a decision where they are symbolic."""
-    return torch.sym_min(one, other)  # type: ignore[no-untyped-call] # PyTorch has no types for it
