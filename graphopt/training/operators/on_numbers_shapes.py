@@ -99,7 +99,7 @@ def squeeze(_: Call, data: Numbers, axes: Numbers | None = None) -> Found:
     dropped = None if axes is None else _known(axes)
     if axes is not None and dropped is None:
         return NotImplemented
-    return _like(data, data.array.squeeze(None if dropped is None else tuple(dropped)))
+    return _like(data, data.array.squeeze(tuple(dropped) if dropped else None))
 
 
 @on_numbers("Unsqueeze")

@@ -24,7 +24,7 @@ def pad(
     along = range(data.ndim) if axes is None else integers_of(axes)
     count = len(given) // 2
     ends = [
-        (axis_of(axis, data.ndim), before, behind)
+        _within(data.shape, axis_of(axis, data.ndim), before, behind)
         for axis, before, behind in zip(along, given[:count], given[count:], strict=True)
         if not (isinstance(before, int) and isinstance(behind, int) and before == behind == 0)
     ]
@@ -36,6 +36,18 @@ def pad(
         places = _places(mode, cut.shape[axis], _added(before), _added(behind), data.device)
         cut = cut.index_select(axis, places)
     return moved(cut, data.dtype)
+
+
+def _within(sizes: Sequence[Any], axis: int, before: Any, behind: Any) -> tuple[int, Any, Any]:
+    """Let what is taken away before an axis's end be no more than there is, and so behind it."""
+    size = sizes[axis]
+    if not all(isinstance(each, int) for each in (size, before, behind)):
+        return axis, before, behind
+    if before < -size:
+        return axis, -size, behind + before + size
+    if behind < -size:
+        return axis, before + behind + size, -size
+    return axis, before, behind
 
 
 def _cut(end: Any) -> Any:

@@ -89,9 +89,9 @@ def flatten(call: Call, data: torch.Tensor) -> torch.Tensor:
 @operator("Squeeze", numbers=(1,))
 def squeeze(call: Call, data: torch.Tensor, axes: Value = None) -> torch.Tensor:
     """Take away axes of size 1: those that are named, or all."""
-    if axes is None:
+    dropped = () if axes is None else tuple(axis_of(at, data.ndim) for at in integers_of(axes))
+    if not dropped:
         return data.squeeze()
-    dropped = tuple(axis_of(axis, data.ndim) for axis in integers_of(axes))
     for axis in dropped:
         known = data.shape[axis]
         if isinstance(known, int) and known != 1:
