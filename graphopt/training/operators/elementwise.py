@@ -140,26 +140,23 @@ def mean(_: Call, *inputs: torch.Tensor) -> torch.Tensor:
 
 @operator("Clip", numbers=(1, 2))
 def clip(_: Call, x: torch.Tensor, low: Value = None, high: Value = None) -> torch.Tensor:
-    """Limit elements to bounds, of which the upper one wins."""
-    bounds = [_bound(each, x) for each in (low, high)]
-    if bounds == [None, None]:
+    """Limit elements to bounds, of which the upper one wins; to finite ones without bounds."""
+    lower, upper = _bound(low, x, least=True), _bound(high, x, least=False)
+    if isinstance(lower, torch.Tensor) or isinstance(upper, torch.Tensor):
+        for function, bound in ((torch.maximum, lower), (torch.minimum, upper)):
+            if bound is not None:
+                x = ordered(function, x, torch.as_tensor(bound, dtype=x.dtype, device=x.device))
         return x
-    if any(isinstance(each, torch.Tensor) for each in bounds):
-        lower, upper = (_bound_tensor(each, x) for each in bounds)
-        if lower is not None:
-            x = ordered(torch.maximum, x, lower)
-        return x if upper is None else ordered(torch.minimum, x, upper)
-    return torch.clamp(x, *bounds)
+    return x if lower is None and upper is None else torch.clamp(x, lower, upper)
 
 
-def _bound(bound: Value, x: torch.Tensor) -> Any:
-    if not isinstance(bound, Numbers):
-        return bound
-    (number,) = bound.array.reshape(-1).tolist()
-    return number if isinstance(number, int | float) else bound.tensor(x.device)
-
-
-def _bound_tensor(bound: Any, x: torch.Tensor) -> torch.Tensor | None:
-    if bound is None or isinstance(bound, torch.Tensor):
-        return None if bound is None else bound.reshape(())
-    return torch.tensor(bound, dtype=x.dtype, device=x.device)
+def _bound(bound: Value, x: torch.Tensor, *, least: bool) -> Any:
+    """Return a number where it is known, a tensor else, and None where nothing is to be done."""
+    if isinstance(bound, torch.Tensor):
+        return bound.reshape(())
+    if bound is None:
+        if not x.is_floating_point():
+            return None
+        return torch.finfo(x.dtype).min if least else torch.finfo(x.dtype).max
+    number = bound.array.item()
+    return number if isinstance(number, int | float) else bound.tensor(x.device).reshape(())

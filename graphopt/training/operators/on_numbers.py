@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
-from graphopt.training.numbers import MAX_NUMBERS, Numbers, Objects, integers_of
+from graphopt.training.numbers import MAX_NUMBERS, Numbers, Objects, integers_of, number
 from graphopt.training.operators.registry import on_numbers
 
 Function = Callable[..., Any]
@@ -187,14 +187,15 @@ def remainder(call: Call, a: Numbers, b: Numbers) -> Any:
 
 
 @on_numbers("Clip")
-def clip(call: Call, x: Numbers, *bounds: Numbers) -> Any:
-    """Limit numbers to bounds; one that is left out is not here."""
-    functions = (_larger, _smaller)
+def clip(_: Call, x: Numbers, *bounds: Numbers | None) -> Any:
+    """Limit integers to bounds."""
+    if x.dtype not in _BITS:
+        return NotImplemented
     found: Any = x
-    for function, bound in zip(functions, bounds, strict=False):
-        found = elementwise(function, x.dtype, found, bound)
-        if found is NotImplemented or found.array.shape != x.array.shape:
-            return NotImplemented
+    for function, bound in zip((_larger, _smaller), bounds, strict=False):
+        if bound is not None and found is not NotImplemented:
+            # A bound is one number, in whatever shape.
+            found = elementwise(function, x.dtype, found, number(bound.array.item(), x.dtype))
     return found
 
 
