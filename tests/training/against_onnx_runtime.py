@@ -43,7 +43,7 @@ def computed(model: ir.Model, *arrays: Array) -> list[Any]:
 
 
 def _array(value: Any) -> Any:
-    return [_array(each) for each in value] if isinstance(value, list) else value.numpy()
+    return [_array(each) for each in value] if isinstance(value, list) else value.detach().numpy()
 
 
 def compare(model: ir.Model, *arrays: Array, rtol: float = 0, atol: float = 0) -> None:
