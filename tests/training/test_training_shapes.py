@@ -144,6 +144,9 @@ ON_NUMBERS = {
     "slice backwards from before the first": """a = Constant<value_ints=[-9]>()
         b = Constant<value_ints=[-99]>() c = Constant<value_ints=[0]>()
         d = Constant<value_ints=[-1]>() y = Slice(s, a, b, c, d)""",
+    "slice backwards to the largest integer": """a = Constant<value_ints=[-1]>()
+        b = Constant<value_ints=[2147483647]>() c = Constant<value_ints=[0]>()
+        y = Slice(s, a, b, c, a)""",
     "slice with steps but no axes": """a = Constant<value_ints=[0]>()
         b = Constant<value_ints=[3]>() c = Constant<value_ints=[2]>() y = Slice(s, a, b, "", c)""",
     "concat": "a = Constant<value_ints=[5,-1]>() y = Concat<axis=0>(a, s, s)",

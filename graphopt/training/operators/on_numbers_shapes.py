@@ -13,6 +13,7 @@ from graphopt.training.numbers import MAX_NUMBERS, Numbers, Objects, integers_of
 from graphopt.training.operators.joining import split_sizes
 from graphopt.training.operators.registry import on_numbers
 from graphopt.training.operators.shapes import axis_of, broadcast, filled, reshaped, shape_of
+from graphopt.training.operators.slicing import ended
 
 Found = Any
 """`Numbers`, or NotImplemented."""
@@ -69,7 +70,7 @@ def slice_(
         # ONNX clamps to the first one a start, and to none an end, that Python takes otherwise.
         taken[axis] = slice(
             start if step > 0 else max(start, -length),
-            None if step < 0 and end < -length else end,
+            None if step < 0 and ended(end, step) < -length else end,
             step,
         )
     return _like(data, data.array[tuple(taken)])

@@ -190,8 +190,13 @@ def arange(call: Call, start: Value, limit: Value, delta: Value) -> torch.Tensor
         return _counted(bounds, dtype, call.device)
     first, last, step = bounds
     count = max(math.ceil((last - first) / step), 0)
-    counted: torch.Tensor = torch.arange(count, device=call.device).to(dtype) * step + first
+    factor, offset = (_differentiable(each) for each in (delta, start))
+    counted: torch.Tensor = torch.arange(count, device=call.device).to(dtype) * factor + offset
     return counted
+
+
+def _differentiable(value: Value) -> Any:
+    return value if isinstance(value, torch.Tensor) else _bound(value)
 
 
 def _bound(value: Value) -> Any:

@@ -35,24 +35,37 @@ def slice_(
 def _sliced(data: torch.Tensor, start: Any, end: Any, axis: int, step: int) -> torch.Tensor:
     if step < 0:
         size = data.shape[axis]
-        start, end = _from_behind(start, size), _from_behind(end, size)
+        start, end = _from_behind(start, size), _from_behind(ended(end, step), size)
         data, step = data.flip(axis), -step
         if isinstance(size, int):
             start = min(start, max(size - 1, 0))
     taken: list[slice] = [slice(None)] * axis
-    return data[(*taken, slice(start, end, step))]
+    first, last = (_bounded(each) for each in (start, end))
+    return data[(*taken, slice(first, last, step))]
+
+
+def _bounded(place: Any) -> Any:
+    """Return a place that PyTorch takes without a warning; no axis is as long."""
+    return max(min(place, 1 << 62), -(1 << 62)) if isinstance(place, int) else place
+
+
+def ended(end: Any, step: int) -> Any:
+    """Return the end of a slice: backwards, the largest integers mean the first element.
+
+    ONNX Runtime reads them so, where the standard would take nothing.
+    """
+    return -_LARGEST if step < 0 and isinstance(end, int) and end in _WHOLE else end
 
 
 def _from_behind(place: Any, size: Any) -> Any:
     """Return where a place is in the reversed axis; one behind the end is its first."""
     if isinstance(place, int) and place < 0:
-        return min(-1 - place, _LARGEST)
-    if isinstance(place, int) and place >= _LARGEST // 2:
-        return 0
+        return -1 - place
     return _LARGER(size - 1 - place, 0)
 
 
 _LARGEST = 2**63 - 1
+_WHOLE = (_LARGEST, 2**31 - 1)
 _LARGER: Any = torch.sym_max
 
 
