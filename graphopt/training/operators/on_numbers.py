@@ -206,8 +206,10 @@ def where(_: Call, condition: Numbers, x: Numbers, y: Numbers) -> Any:
 
 
 def _chosen(condition: Any, x: Any, y: Any) -> Any:
-    if isinstance(condition, torch.SymBool):
-        return x if x is y else _SYMBOLIC.sym_ite(condition, x, y)
+    if isinstance(condition, torch.SymBool) and isinstance(x, int | torch.SymInt):
+        # PyTorch chooses between two of a kind alone, not between a number and a symbol.
+        chosen = _SYMBOLIC.sym_ite(condition, 1, 0)
+        return x * chosen + y * (1 - chosen)
     return x if condition else y
 
 
