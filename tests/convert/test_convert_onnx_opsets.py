@@ -39,6 +39,35 @@ def test_any_opset_computes_the_same(tmp_path: Path, opset: int) -> None:
             np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
 
 
+SPLIT_IN_A_BODY = """
+<ir_version: 8, opset_import: ["" : 18]>
+g (float[batch, n] x, bool flip) => (float[batch, a] y, float[batch, b] z)
+{
+  y, z = If (flip) <
+    then_branch = then () => (float[batch, a] p, float[batch, b] q)
+      { p, m, q = Split <axis = AXIS, num_outputs = 3> (x) },
+    else_branch = otherwise () => (float[batch, a] r, float[batch, b] s)
+      { r, s = Split <axis = AXIS, num_outputs = 2> (x) }
+  >
+}
+"""
+
+
+@pytest.mark.parametrize(("opset", "axis"), [(17, -1), (13, 1), (12, -1), (11, -1), (10, 1)])
+def test_parts_of_a_size_that_varies(tmp_path: Path, opset: int, axis: int) -> None:
+    path = saved(SPLIT_IN_A_BODY.replace("AXIS", str(axis)), tmp_path / "model.onnx")
+    conversion = convert(str(path), options=Options(opset=opset))
+    assert conversion.model.opset_imports[""] == opset
+    for size in (6, 7, 8):
+        x = np.arange(3 * size, dtype=np.float32).reshape(3, size)
+        for flip in (True, False):
+            feeds = {"x": x, "flip": np.array(flip)}
+            for array, expected in zip(
+                run(conversion.model, **feeds), run(path, **feeds), strict=True
+            ):
+                np.testing.assert_array_equal(array, expected)
+
+
 @pytest.mark.parametrize("opset", [7, 9, 13, 17, 26])
 def test_real_network_at_any_opset(opset: int) -> None:
     conversion = convert(str(FIXTURE), options=Options(opset=opset))

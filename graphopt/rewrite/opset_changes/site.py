@@ -134,15 +134,15 @@ class Site:
             self.node.resize_inputs(index + 1)
         self.node.replace_input_with(index, value)
 
-    def give_way(self, last: ir.Value) -> None:
-        """Let the readers of the node's output read `last`, which takes its name; drop the node."""
-        old = self.node.outputs[0]
-        name, kind, shape = old.name, old.type, old.shape
-        replace(old, last)
-        last.name, last.type, last.shape = name, kind, shape
-        last.doc_string = old.doc_string
-        last.metadata_props.update(old.metadata_props)
-        last.meta.update(old.meta)
+    def give_way(self, *lasts: ir.Value) -> None:
+        """Let the readers of each output read one of `lasts`, with its name; drop the node."""
+        for old, last in zip(self.node.outputs, lasts, strict=False):
+            name, kind, shape = old.name, old.type, old.shape
+            replace(old, last)
+            last.name, last.type, last.shape = name, kind, shape
+            last.doc_string = old.doc_string
+            last.metadata_props.update(old.metadata_props)
+            last.meta.update(old.meta)
         self._graph.remove(self.node, safe=True)
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from graphopt.convert.onnx.lowering import parts, sizes
+from graphopt.convert.onnx.lowering import parts, sizes, splitting
 from graphopt.convert.onnx.lowering.reading import (
     crosses,
     input_of,
@@ -323,7 +323,7 @@ RULES: Mapping[str, Rule] = {
     "Selu": _selu,
     "Shape": _shape,
     "Slice": _slice,
-    "Split": sizes.split,
+    "Split": splitting.split,
     "Squeeze": _AXES,
     "ThresholdedRelu": parts.thresholded_relu,
     "TopK": _FromInputs(10, {1: "k"}, single=("k",)),

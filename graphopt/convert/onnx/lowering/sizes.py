@@ -10,32 +10,6 @@ from graphopt.rewrite.opset_changes import Edit, Impossible, Site
 from graphopt.rewrite.opset_changes.attributes import forget, given
 
 
-def split(site: Site) -> Edit | None:
-    """Sizes were an attribute until opset 13; unequal parts of a number of them since 18."""
-    parts = len(site.node.outputs)
-    sizes = integers_of(site, 1, "sizes") if crosses(site, 13) else None
-    uneven: list[int] | None = None
-    if crosses(site, 18) and site.has("num_outputs"):
-        shape = site.facts.shapes.shape(site.node.inputs[0])
-        size = None if shape is None else shape[site.value("axis", 0)]
-        if not isinstance(size, int):
-            raise Impossible("whether its parts are equal is not known")
-        if size % parts:
-            part = -(-size // parts)
-            uneven = [part] * (parts - 1) + [size - part * (parts - 1)]
-
-    def apply() -> None:
-        if site.target < 18:
-            forget(site, "num_outputs")
-        if uneven is not None and site.target >= 13:
-            site.read(1, site.integers("split", uneven))
-        if site.target < 13 and (sizes or uneven):
-            site.node.resize_inputs(1)
-            given(site, split=list(sizes or uneven or ()))()
-
-    return apply
-
-
 def pad(site: Site) -> Edit | None:
     """Pads and what fills them were attributes until opset 11; some axes alone since 18."""
     spread = _spread_pads(site) if crosses(site, 18) and input_of(site, 3) is not None else None
