@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import onnx_ir as ir
 
 from graphopt.convert.onnx.lowering.reading import crosses, integers_of
@@ -61,7 +63,7 @@ def _by_size(site: Site) -> Edit:
         site.give_way(
             *(
                 _part(site, [x, start, end, place], at)
-                for at, (start, end) in enumerate(zip(starts, starts[1:], strict=False))
+                for at, (start, end) in enumerate(pairwise(starts))
             )
         )
 
