@@ -49,7 +49,8 @@ def check_parity(
     """Run both on the example inputs, at the example's sizes and at others.
 
     Each dynamic dimension is also tried at 1 and at one more than the example's, all of them
-    together, within its range. Samples are repeated or cut to reach a size.
+    together, within its range; two that are equal in the example are tried apart. Samples are
+    repeated or cut to reach a size.
 
     Args:
         model: The converted model.
@@ -102,10 +103,13 @@ def _sizes(
         return
     seen = [example]
     for change in (lambda size: size + 1, lambda _: 1):
-        sizes = {}
+        sizes: dict[str, int] = {}
         for name, size in example.items():
-            lowest, highest = ranges.get(name, (1, size + 1))
-            sizes[name] = min(max(change(size), lowest, 1), highest)
+            lowest, highest = ranges.get(name, (1, size + len(example)))
+            wanted = change(size)
+            while 1 < wanted < highest and wanted in sizes.values():
+                wanted += 1
+            sizes[name] = min(max(wanted, lowest, 1), highest)
         if sizes not in seen:
             seen.append(sizes)
             yield sizes

@@ -238,3 +238,40 @@ def remembering_noisily() -> Example:
         return bound(steps) + jax.random.normal(key, (6,))
 
     return f, STEPS
+
+
+COLUMNS = np.array([0, 2, 3], np.int32)
+"""As many as there are rows."""
+
+
+def columns() -> Example:
+    """Takes and sets columns, as many as it is told, with several modes beyond the last."""
+
+    def f(x: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
+        return {
+            "moved": x[:, i],
+            "filled": jnp.take(x, i, axis=1),
+            "whole": jnp.take((x * 10).astype(jnp.int32), i, axis=1),
+            "clipped": jnp.take(x, i, axis=1, mode="clip"),
+            "rows": jax.lax.scan(lambda c, at: (c, x[0, at]), 0.0, i)[1],
+        }
+
+    return f, (ROWS, COLUMNS)
+
+
+def pairs() -> Example:
+    """Elements by two indices each, which vary together, apart from the rows."""
+    return lambda x, i, j: x[i, j], (ROWS, COLUMNS, COLUMNS)
+
+
+def written() -> Example:
+    def f(x: jax.Array, start: jax.Array) -> jax.Array:
+        ones = jnp.ones((1, 2), x.dtype)
+        return jax.lax.dynamic_update_slice(x, ones, (start[0], start[1]))
+
+    return f, (ROWS, np.array([1, 1], np.int32))
+
+
+def twice() -> Example:
+    """Two inputs that could vary apart, but are of one batch."""
+    return lambda x, y: (x * 2, y + 1), (ROWS, ROWS)

@@ -19,6 +19,7 @@ pytest.importorskip("jax2onnx")
 pytest.importorskip("flax")
 
 HERE = Path(__file__).parent
+COLUMNS = np.array([0, 2, 3], np.int32)
 
 
 @pytest.fixture(autouse=True)
@@ -306,3 +307,59 @@ def test_slices_stay_within_what_they_are_of(start: int) -> None:
     call, (rows, _) = jax_functions.window()
     (array,) = run(conversion.model, rows, np.array(start, np.int32))
     np.testing.assert_array_equal(array, call(rows, start))
+
+
+BEYOND = [[0, 2, 3], [-1, -4, 1], [-5, -8, 2], [4, 9, -9], [2**31 - 1, -(2**31), 0]]
+
+
+@pytest.mark.parametrize("indices", BEYOND)
+def test_indices_beyond_the_last_mean_what_they_do_in_jax(indices: list[int]) -> None:
+    import jax_functions
+
+    i = np.array([*indices, 1], np.int32)
+    call, (rows, _) = jax_functions.columns()
+    for array, expected in zip(
+        run(converted("columns").model, rows, i),
+        jax.tree_util.tree_leaves(call(jax.numpy.asarray(rows), i)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("start", [[0, 0], [-1, -2], [-7, -8], [7, 8], [-7, 8]])
+def test_what_is_written_stays_within_the_array(start: list[int]) -> None:
+    import jax_functions
+
+    call, (rows, _) = jax_functions.written()
+    at = np.array(start, np.int32)
+    (array,) = run(converted("written", static=True).model, rows, at)
+    np.testing.assert_array_equal(array, call(jax.numpy.asarray(rows), at))
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("columns", {"x": ["batch", 4], "i": ["i_length"]}),
+        ("pairs", {"x": ["batch", 4], "i": ["i_length"], "j": ["i_length"]}),
+        ("twice", {"x": ["batch", 4], "y": ["batch", 4]}),
+        ("masked", {"tokens": ["batch", 3], "mask": ["batch", 3]}),
+    ],
+)
+def test_sizes_that_only_happen_to_be_equal_vary_apart(
+    name: str, inputs: dict[str, list[object]]
+) -> None:
+    conversion = converted(name)
+    shapes = {key: dims for key, (_, dims) in interface(conversion.model.graph.inputs).items()}
+    assert shapes == inputs
+    sizes = [parity.sizes for parity in conversion.parity]
+    apart = len({dims[0] for dims in inputs.values()}) > 1
+    assert any(len({*found.values()}) > 1 for found in sizes) == apart
+
+
+def test_a_jitted_function_that_was_traced_before_is_bounded_too() -> None:
+    import jax_functions
+
+    jax_functions.columns = lambda: (jax.jit(lambda x, i: x[:, i]), (jax_functions.ROWS, COLUMNS))
+    i = np.array([-5, 9], np.int32)
+    (found,) = run(converted("columns").model, jax_functions.ROWS, i)
+    np.testing.assert_array_equal(found, jax_functions.ROWS[:, [0, 3]])

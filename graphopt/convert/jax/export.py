@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.convert.contract import Options
+from graphopt.convert.jax.bounds import bounded
 from graphopt.convert.jax.errors import export_reason
 from graphopt.convert.jax.function import Function
 from graphopt.convert.jax.indices import fit_indices
@@ -36,12 +37,13 @@ def exported(function: Function, specs: Sequence[Any], options: Options) -> ir.M
     Raises:
         GraphoptError: jax2onnx can do neither: why it does not export the function.
     """
+    call = bounded(function.call)
     try:
-        model = _to_onnx(function.call, function, specs, options)
+        model = _to_onnx(call, function, specs, options)
     except Exception as error:
         # Its plugins raise whatever they stumble over.
         try:
-            model = _to_onnx(_primitives(function.call, specs), function, specs, options)
+            model = _to_onnx(_primitives(call, specs), function, specs, options)
         except Exception as second:
             # The first error is on what the user wrote, unless the second names a primitive.
             errors = [error, second]
