@@ -1,0 +1,156 @@
+"""Products of com.microsoft with weights of few bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from graphopt.training.call import Call
+from graphopt.training.operators.contrib_attention import attended
+from graphopt.training.operators.registry import MICROSOFT, operator
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A tensor as whole numbers times a scale.
+
+    Args:
+        numbers: Whole numbers in float64, which sums of their products are exact in.
+        scale: The scale.
+    """
+
+    numbers: Tensor
+    scale: Tensor
+
+
+def rounded(x: Tensor) -> Rounded:
+    """Round a tensor to 8 bits between its least and its largest element.
+
+    The gradient goes straight through the rounding.
+    """
+    held = x.detach()
+    least, largest = held.amin().clamp(max=0), held.amax().clamp(min=0)
+    scale = torch.where(least == largest, 1.0, (largest - least) / 255)
+    point = torch.round((0 - least / scale).clamp(0, 255))
+    whole = (torch.round(held / scale) + point).clamp(0, 255) - point
+    numbers = whole.to(torch.float64)
+    if x.requires_grad:
+        exact = x.to(torch.float64) / scale.to(torch.float64)
+        numbers = exact + (numbers - exact).detach()
+    return Rounded(numbers, scale)
+
+
+def centred(numbers: Tensor, point: Tensor | None) -> Tensor:
+    """Take a zero point off whole numbers: one for all, or one for each column."""
+    wide = numbers.to(torch.float64)
+    return wide if point is None else wide - _column(point, numbers).to(torch.float64)
+
+
+def _column(factor: Tensor, numbers: Tensor) -> Tensor:
+    """Let a factor of a matrix, or of each of several matrices, fit their columns."""
+    if factor.numel() == 1:
+        return factor.reshape(())
+    return factor.unsqueeze(-2) if factor.dim() == numbers.dim() - 1 > 1 else factor
+
+
+def product(x: Rounded, weight: Tensor, scale: Tensor) -> Tensor:
+    """Multiply whole numbers, and scale the result."""
+    factor = x.scale * _column(scale, weight)
+    return torch.matmul(x.numbers, weight).to(torch.float32) * factor
+
+
+@operator("DynamicQuantizeMatMul", domain=MICROSOFT)
+def dynamic_quantize_matmul(
+    _: Call,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    point: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Any:
+    """Multiply what is rounded to 8 bits by a quantized matrix."""
+    found = product(rounded(x), centred(weight, point), scale)
+    return found if bias is None else found + bias
+
+
+@operator("MatMulIntegerToFloat", domain=MICROSOFT)
+def matmul_integer_to_float(
+    _: Call,
+    a: Tensor,
+    b: Tensor,
+    a_scale: Tensor,
+    b_scale: Tensor,
+    a_point: Tensor | None = None,
+    b_point: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Any:
+    """Multiply quantized matrices."""
+    x = Rounded(centred(a, a_point), a_scale.reshape(()) if a_scale.numel() == 1 else a_scale)
+    found = product(x, centred(b, b_point), b_scale)
+    return found if bias is None else found + bias
+
+
+@operator("QAttention", domain=MICROSOFT)
+def quantized_attention(
+    call: Call,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    x_scale: Tensor,
+    scale: Tensor,
+    mask: Tensor | None = None,
+    x_point: Tensor | None = None,
+    point: Tensor | None = None,
+    past: Tensor | None = None,
+) -> Any:
+    """Project quantized inputs, and let heads attend."""
+    quantized = Rounded(centred(x, x_point), x_scale.reshape(()))
+    projected = product(quantized, centred(weight, point), scale) + bias
+    return attended(call, projected, mask, past, None)
+
+
+@operator("MatMulNBits", domain=MICROSOFT)
+def matmul_n_bits(
+    call: Call,
+    x: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    points: Tensor | None = None,
+    groups: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Any:
+    """Multiply by a matrix whose rows are quantized in blocks."""
+    bits, block = call.integer("bits", 4), call.integer("block_size")
+    columns, summed = call.integer("N"), call.integer("K")
+    if bits not in (2, 4, 8):
+        raise call.refused(f"it packs {bits} bits")
+    blocks = -(-summed // block)
+    whole = unpacked(packed.reshape(columns, -1), bits)[:, : blocks * block].to(x.dtype)
+    if points is None:
+        middle = torch.full((columns, blocks), float(1 << (bits - 1)), device=x.device)
+    elif points.is_floating_point():
+        middle = points.reshape(columns, blocks)
+    else:
+        middle = unpacked(points.reshape(columns, -1), bits)[:, :blocks]
+    factors = scales.reshape(columns, blocks).to(x.dtype)
+    if groups is None:
+        owner = torch.arange(summed, device=x.device) // block
+    else:
+        owner = groups[:summed].to(torch.int64)
+    weight = (whole[:, :summed] - middle.to(x.dtype)[:, owner]) * factors[:, owner]
+    return functional.linear(x, weight, bias)
+
+
+def unpacked(packed: Tensor, bits: int) -> Tensor:
+    """Unpack the bytes of the last axis: of the numbers in one, the lowest bits come first."""
+    if bits == 8:
+        return packed
+    wide = packed.to(torch.int32)
+    shifts = range(0, 8, bits)
+    parts = [(wide >> shift) & ((1 << bits) - 1) for shift in shifts]
+    return torch.stack(parts, dim=-1).flatten(-2)

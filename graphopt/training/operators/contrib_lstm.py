@@ -1,0 +1,145 @@
+"""DynamicQuantizeLSTM of com.microsoft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from graphopt.training.call import Call
+from graphopt.training.operators.contrib_integers import centred, product, rounded
+from graphopt.training.operators.recurrent_activations import Activation, activations
+from graphopt.training.operators.registry import MICROSOFT, operator
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """One direction of the layer.
+
+    Args:
+        weights: Whole numbers beside the input and beside the hidden state, (in, 4 * hidden).
+        scales: Their scales: one, or one for each column.
+        bias: Added to the gates.
+        peepholes: Weights of the cell's state, (3 * hidden), or None.
+        functions: The activations.
+        states: Where the sequences start from: the hidden and the cell's state, (batch, hidden).
+        backwards: Whether it reads the sequences from their end.
+    """
+
+    weights: tuple[Tensor, Tensor]
+    scales: tuple[Tensor, Tensor]
+    bias: Tensor
+    peepholes: Tensor | None
+    functions: list[Activation]
+    states: tuple[Tensor, Tensor]
+    backwards: bool
+
+
+@operator("DynamicQuantizeLSTM", domain=MICROSOFT)
+def dynamic_quantize_lstm(
+    call: Call,
+    x: Tensor,
+    w: Tensor,
+    r: Tensor,
+    bias: Tensor | None,
+    lengths: Tensor | None,
+    initial_h: Tensor | None,
+    initial_c: Tensor | None,
+    peepholes: Tensor | None,
+    w_scale: Tensor,
+    w_point: Tensor,
+    r_scale: Tensor,
+    r_point: Tensor,
+) -> Any:
+    """Long short-term memory whose input and hidden states are rounded to 8 bits at each step.
+
+    They are rounded in the range of the whole batch, as in ONNX Runtime with one thread; with more
+    of them it takes a range for the part of the batch that a thread has.
+    """
+    hidden = r.shape[1]
+    zeros = x.new_zeros(x.shape[1], hidden)
+    name = call.text("direction", "forward")
+    functions = activations(call, ("Sigmoid", "Tanh", "Tanh"), w.shape[0])
+    outputs, last = [], []
+    for index in range(w.shape[0]):
+        direction = _Direction(
+            (centred(w[index], w_point[index]), centred(r[index], r_point[index])),
+            (w_scale[index], r_scale[index]),
+            x.new_zeros(4 * hidden) if bias is None else torch.add(*bias[index].chunk(2)),
+            None if peepholes is None else peepholes[index],
+            functions[index],
+            (
+                zeros if initial_h is None else initial_h[index],
+                zeros if initial_c is None else initial_c[index],
+            ),
+            name == "reverse" or index == 1,
+        )
+        y, states = _run(call, direction, x, lengths)
+        outputs.append(y)
+        last.append(states)
+    return torch.stack(outputs, dim=1), *(torch.stack(each) for each in zip(*last, strict=True))
+
+
+def _run(
+    call: Call, direction: _Direction, x: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    if direction.backwards:
+        x = _reversed(x, lengths)
+    steps = torch.arange(x.shape[0], device=x.device)
+    # What is behind the end of all sequences has no part in the range that x is rounded in.
+    read = x if lengths is None else x * (steps < lengths.amax()).reshape(-1, 1, 1)
+    gates = product(rounded(read), direction.weights[0], direction.scales[0]) + direction.bias
+    states, seen = direction.states, direction.states[0]
+    outputs = []
+    for time in range(x.shape[0]):
+        new = _step(call, direction, gates[time], (seen, states[1]))
+        if lengths is None:
+            states, seen = new, new[0]
+            outputs.append(new[0])
+            continue
+        runs = (lengths > time).unsqueeze(-1)
+        outputs.append(torch.where(runs, new[0], 0))
+        states = (torch.where(runs, new[0], states[0]), torch.where(runs, new[1], states[1]))
+        # Of sequences that have ended, ONNX Runtime rounds the zeros that it puts out.
+        seen = outputs[-1]
+    y = torch.stack(outputs)
+    return _reversed(y, lengths) if direction.backwards else y, states
+
+
+def _step(
+    call: Call, direction: _Direction, gates: Tensor, states: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    hidden, cell = states
+    f, g, h = direction.functions
+    bound = call.real("clip", 0.0)
+    seen = product(rounded(hidden), direction.weights[1], direction.scales[1])
+    enter, leave, keep, new = (gates + seen).chunk(4, -1)
+    weights = (None,) * 3 if direction.peepholes is None else direction.peepholes.chunk(3)
+    enter = f(_clipped(_peeping(enter, weights[0], cell), bound))
+    if call.integer("input_forget", 0):
+        keep = 1 - enter
+    else:
+        keep = f(_clipped(_peeping(keep, weights[2], cell), bound))
+    cell = keep * cell + enter * g(_clipped(new, bound))
+    return f(_clipped(_peeping(leave, weights[1], cell), bound)) * h(cell), cell
+
+
+def _peeping(gate: Tensor, weight: Tensor | None, cell: Tensor) -> Tensor:
+    return gate if weight is None else gate + weight * cell
+
+
+def _clipped(gate: Tensor, bound: float) -> Tensor:
+    return gate.clamp(-bound, bound) if bound > 0 else gate
+
+
+def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Turn each sequence around within its length."""
+    if lengths is None:
+        return x.flip(0)
+    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    ends = lengths.to(torch.int64)
+    places = torch.where(steps < ends, ends - 1 - steps, steps)
+    return x.gather(0, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
