@@ -60,7 +60,12 @@ def _scaled(x: torch.Tensor, factor: float) -> torch.Tensor:
 def einsum(call: Call, *inputs: torch.Tensor) -> torch.Tensor:
     """Multiply and sum along the axes that letters name."""
     equation = call.text("equation")
-    return modular(lambda *operands: torch.einsum(equation, *operands), *inputs)
+
+    def compute(*operands: torch.Tensor) -> torch.Tensor:
+        # PyTorch sums small integers up in int64.
+        return torch.einsum(equation, *operands).to(operands[0].dtype)
+
+    return modular(compute, *inputs)
 
 
 @operator("Det")
