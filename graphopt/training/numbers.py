@@ -39,12 +39,17 @@ class Numbers:
     def tensor(self, device: torch.device | None = None) -> torch.Tensor:
         """Make a tensor of them."""
         flat = self.array.reshape(-1).tolist()
-        if all(isinstance(number, int | float) for number in flat):
+        known = all(isinstance(number, int | float) for number in flat)
+        if known and not torch.compiler.is_exporting():
             made = torch.tensor(flat, dtype=self.dtype, device=device)
+        elif known and len(set(map(repr, flat))) == 1:
+            made = torch.full((len(flat),), flat[0], dtype=self.dtype, device=device)
         else:
-            # torch.tensor would read a symbol's value, and fix it.
+            # torch.tensor would read a symbol's value, and fix it; of known numbers it would make
+            # a constant, which the graph of a branch or a loop cannot hold.
             elements = [torch.full((), each, dtype=self.dtype, device=device) for each in flat]
-            made = torch.stack(elements)
+            none = torch.empty(0, dtype=self.dtype, device=device)
+            made = torch.stack(elements) if elements else none
         return made.reshape(self.array.shape)
 
 
@@ -89,8 +94,8 @@ def integer_of(value: Value) -> Any:
     return element
 
 
-def real_of(value: Value) -> float:
-    """Return the only element of a value as a float; reads a tensor's."""
+def real_of(value: Value) -> Any:
+    """Return the only element of a value as a float, or a symbolic one; reads a tensor's."""
     if isinstance(value, Numbers):
         (element,) = value.array.reshape(-1).tolist()
         return element if isinstance(element, torch.SymFloat) else float(element)

@@ -6,7 +6,7 @@ import torch
 
 from graphopt.training.call import Call
 from graphopt.training.moving import movable, moved
-from graphopt.training.numbers import Numbers, Value, integer_of, integers_of, tensor_of
+from graphopt.training.numbers import Numbers, Value, integer_of, integers_of, numbers, tensor_of
 from graphopt.training.operators.registry import ML, operator
 from graphopt.training.operators.shapes import axis_of
 
@@ -80,7 +80,7 @@ def compress(call: Call, data: torch.Tensor, condition: Value) -> torch.Tensor:
     """Take the slices of an axis, or the elements, for which a condition holds."""
     if isinstance(condition, Numbers):
         held = [index for index, each in enumerate(integers_of(condition)) if each]
-        places = torch.tensor(held, dtype=torch.int64, device=data.device)
+        places = numbers(held).tensor(data.device)
     else:
         places = condition.nonzero().squeeze(1)
     bits = movable(data)

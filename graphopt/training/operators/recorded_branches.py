@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch._higher_order_ops.cond import cond_op
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from graphopt.training.call import Bodies, Call
 from graphopt.training.numbers import Numbers, Value, tensor_of
 
+_MEMORY: Any = StorageWeakRef
 _COND: Any = cond_op
 # torch.cond would let Dynamo read the interpreter of ONNX that runs the branches.
 
@@ -39,13 +41,28 @@ class Surroundings:
     @property
     def operands(self) -> tuple[Any, ...]:
         """Tensors and symbolic numbers; all else is known."""
-        return tuple(leaf for value in self.held.values() for leaf in _leaves(value))
+        return apart(leaf for value in self.held.values() for leaf in _leaves(value))
 
     def inside(self, operands: Sequence[Any]) -> Bodies:
         """Let the bodies see other operands."""
         given = iter(operands)
         seen = {value: _replaced(content, given) for value, content in self.held.items()}
         return self.bodies.inside(seen)
+
+
+def apart(operands: Iterable[Any]) -> tuple[Any, ...]:
+    """Copy the tensors that share memory with one before, which recorded operators refuse."""
+    seen = set()
+    found = []
+    for each in operands:
+        if isinstance(each, torch.Tensor):
+            memory = _MEMORY(each.untyped_storage())
+            operand = each.clone() if memory in seen else each
+            seen.add(memory)
+            found.append(operand)
+        else:
+            found.append(each)
+    return tuple(found)
 
 
 def _is_operand(leaf: Any) -> bool:

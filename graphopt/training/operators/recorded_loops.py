@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, integer_of, number, tensor_of
-from graphopt.training.operators.recorded_branches import Surroundings, own
+from graphopt.training.operators.recorded_branches import Surroundings, apart, own
 
 _WHILE: Any = while_loop_op
 _CHECK: Any = torch._check
@@ -46,7 +46,7 @@ def recorded_loop(
     bound = () if last is None else (last,)
 
     def lasts(step: torch.Tensor, held: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return held if last is None else held & (step < rest[count + len(room)])
+        return held.clone() if last is None else held & (step < rest[count + len(room)])
 
     def once(step: torch.Tensor, held: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
         now, kept = rest[:count], rest[count : count + len(room)]
@@ -60,9 +60,9 @@ def recorded_loop(
         ]
         return (step + 1, again.reshape(()), *found[:count], *written)
 
-    steps, _, *outputs = _WHILE(
-        lasts, once, (start, goes_on, *carried, *room), (*bound, *around.operands)
-    )
+    state = (start, goes_on, *carried, *room)
+    operands = apart((*state, *bound, *around.operands))
+    steps, _, *outputs = _WHILE(lasts, once, operands[: len(state)], operands[len(state) :])
     if not room:
         return tuple(outputs)
     done = steps.item()
