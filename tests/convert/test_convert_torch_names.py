@@ -88,3 +88,34 @@ def test_capitals_of_inputs_are_kept(tmp_path: Path) -> None:
     ).model
     (product,) = run(given, X=X[:2], Mask=X[:2] > 3).values()
     np.testing.assert_array_equal(product, X[:2] * (X[:2] > 3))
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_capitals_of_inputs_of_a_saved_program_are_kept(tmp_path: Path, fixed: bool) -> None:
+    class Structured(torch.nn.Module):
+        def forward(
+            self,
+            X: torch.Tensor,  # noqa: N803  # its names are the test
+            Parts: dict[str, torch.Tensor],  # noqa: N803
+            *,
+            maskB: torch.Tensor,  # noqa: N803
+        ) -> torch.Tensor:
+            return X * 2 + Parts["Q"] - maskB
+
+    # torch.export takes one tensor in three places for one input.
+    x, part, mask = (torch.ones(2, 3) for _ in range(3))
+    shape = None if fixed else {0: torch.export.Dim("rows")}
+    program = torch.export.export(
+        Structured(),
+        (x, {"Q": part}),
+        {"maskB": mask},
+        dynamic_shapes={"X": shape, "Parts": {"Q": shape}, "maskB": shape},
+    )
+    torch.export.save(program, tmp_path / "program.pt2")
+
+    model = convert(str(tmp_path / "program.pt2")).model
+
+    assert [value.name for value in model.graph.inputs] == ["X", "Parts_Q", "maskB"]
+    feeds = {"X": X[:, :3], "Parts_Q": X[:, 1:], "maskB": X[:, :3] * 3}
+    (found,) = run(model, **feeds).values()
+    np.testing.assert_array_equal(found, X[:, 1:] - X[:, :3])

@@ -186,10 +186,16 @@ def _leaf_names(network: Network) -> list[str]:
     import torch
     from torch.utils import _pytree as pytree
 
-    if network.module is None:
+    if network.module is not None:
+        bound = inspect.signature(network.module.forward).bind(*network.args, **network.kwargs)
+        arguments = dict(bound.arguments)
+    elif network.program is not None:
+        signature = network.program.module_call_graph[0].signature
+        names = getattr(signature, "forward_arg_names", None) or ()
+        arguments = dict(zip(names, network.args, strict=False)) | dict(network.kwargs)
+    else:
         return []
-    bound = inspect.signature(network.module.forward).bind(*network.args, **network.kwargs)
-    leaves, _ = pytree.tree_flatten_with_path(dict(bound.arguments))
+    leaves, _ = pytree.tree_flatten_with_path(arguments)
     return [_path_name(path) for path, leaf in leaves if isinstance(leaf, torch.Tensor)]
 
 
