@@ -1,0 +1,84 @@
+"""Normalizations of ONNX Runtime that ONNX does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from graphopt.training.call import Call
+from graphopt.training.operators.registry import MICROSOFT, ONNX, operator
+
+Tensor = torch.Tensor
+
+
+@operator("SimplifiedLayerNormalization", domain=ONNX)
+def simplified_layer_normalization(call: Call, x: Tensor, scale: Tensor) -> Any:
+    """Divide by the root of the mean square."""
+    axis = call.integer("axis", -1)
+    axes = list(range(axis % x.dim(), x.dim()))
+    inverse = _inverse_root(x, axes, call.real("epsilon", 1e-5))
+    return (x.to(inverse.dtype) * inverse).to(scale.dtype) * scale, inverse
+
+
+@operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_simplified_layer_normalization(
+    call: Call, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None
+) -> Any:
+    """Add, and divide by the root of the mean square."""
+    total = x + skip if bias is None else x + skip + bias
+    inverse = _inverse_root(total, [-1], call.real("epsilon", 1e-5))
+    return (total.to(inverse.dtype) * inverse).to(x.dtype) * scale, None, None, total
+
+
+def _inverse_root(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
+    wide = x if x.dtype == torch.float64 else x.to(torch.float32)
+    return torch.rsqrt(wide.square().mean(dim=axes, keepdim=True) + epsilon)
+
+
+@operator("SkipLayerNormalization", domain=MICROSOFT)
+def skip_layer_normalization(
+    call: Call,
+    x: Tensor,
+    skip: Tensor,
+    scale: Tensor,
+    shift: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Any:
+    """Add, and normalize the last axis."""
+    total = x + skip if bias is None else x + skip + bias
+    return _normalized(call, total, scale, shift), None, None, total
+
+
+@operator("EmbedLayerNormalization", domain=MICROSOFT)
+def embed_layer_normalization(
+    call: Call,
+    words: Tensor,
+    segments: Tensor | None,
+    word_table: Tensor,
+    position_table: Tensor,
+    segment_table: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Any:
+    """Add what tables hold of words, positions and segments, and normalize it."""
+    if positions is None:
+        position = position_table[: words.shape[1]]
+    else:
+        position = functional.embedding(positions, position_table)
+    total = functional.embedding(words, word_table) + position
+    if segments is not None and segment_table is not None:
+        total = total + functional.embedding(segments, segment_table)
+    if mask is None:
+        counts = torch.zeros_like(words[:, 0], dtype=torch.int32)
+    else:
+        counts = (mask == 1).sum(dim=1).to(torch.int32)
+    return _normalized(call, total, scale, shift), counts, total
+
+
+def _normalized(call: Call, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    epsilon = call.real("epsilon", 1e-12)
+    return functional.layer_norm(x, (x.shape[-1],), scale, shift, epsilon)
