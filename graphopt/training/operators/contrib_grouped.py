@@ -1,0 +1,171 @@
+"""GroupQueryAttention and RotaryEmbedding of com.microsoft."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from graphopt.training.call import Call
+from graphopt.training.numbers import Numbers, Value, integer_of
+from graphopt.training.operators.registry import MICROSOFT, operator
+
+Tensor = torch.Tensor
+
+
+@operator("RotaryEmbedding", domain=MICROSOFT)
+def rotary_embedding(
+    call: Call, x: Tensor, positions: Tensor, cosines: Tensor, sines: Tensor
+) -> Any:
+    """Rotate pairs of features by angles that grow with the position."""
+    heads, size = call.integer("num_heads", 0), 2 * cosines.shape[-1]
+    if x.dim() == 3:
+        split = x.reshape(*x.shape[:2], heads or x.shape[-1] // size, -1).transpose(1, 2)
+    else:
+        split = x
+    if positions.numel() == 1 and positions.dim() == 1:
+        positions = positions + torch.arange(split.shape[2], device=x.device).unsqueeze(0)
+    interleaved = call.integer("interleaved", 0) == 1
+    found = rotated(split, positions, cosines, sines, interleaved=interleaved)
+    return found.transpose(1, 2).flatten(2) if x.dim() == 3 else found
+
+
+def rotated(
+    x: Tensor, positions: Tensor, cosines: Tensor, sines: Tensor, *, interleaved: bool
+) -> Tensor:
+    """Rotate pairs of features.
+
+    Args:
+        x: (batch, heads, length, size).
+        positions: (batch, length).
+        cosines: One for each position and pair of features; other features stay.
+        sines: Beside them.
+        interleaved: Whether the features of a pair are next to each other.
+    """
+    pairs = cosines.shape[-1]
+    turning, kept = x[..., : 2 * pairs], x[..., 2 * pairs :]
+    cosine, sine = (table[positions].unsqueeze(1) for table in (cosines, sines))
+    if interleaved:
+        first, second = turning[..., 0::2], turning[..., 1::2]
+    else:
+        first, second = turning.chunk(2, dim=-1)
+    ahead, beside = first * cosine - second * sine, first * sine + second * cosine
+    if interleaved:
+        found = torch.stack([ahead, beside], dim=-1).flatten(-2)
+    else:
+        found = torch.cat([ahead, beside], dim=-1)
+    return torch.cat([found, kept], dim=-1)
+
+
+@operator("GroupQueryAttention", domain=MICROSOFT, numbers=(6,))
+def group_query_attention(
+    call: Call,
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor | None,
+    past_key: Tensor | None,
+    past_value: Tensor | None,
+    last: Tensor,
+    total: Value,
+    cosines: Tensor | None = None,
+    sines: Tensor | None = None,
+    positions: Tensor | None = None,
+    attention_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    k_scale: Tensor | None = None,
+    v_scale: Tensor | None = None,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+) -> Any:
+    """Let groups of heads attend to the same keys, causally; the past is in front of new keys."""
+    if k_scale is not None or v_scale is not None or call.integer("sliding_window_cache", 0):
+        raise call.refused("its past keys are quantized, or a window of them")
+    if call.integer("qk_output", 0) or not call.integer("causal", 1):
+        raise call.refused("it puts out its scores, or is not causal")
+    heads, groups = call.integer("num_heads"), call.integer("kv_num_heads")
+    if key is None or value is None:
+        size = query.shape[-1] // (heads + 2 * groups)
+        sizes = [heads * size, groups * size, groups * size]
+        query, key, value = torch.split(query, sizes, dim=-1)
+    q, k, v = (
+        each.reshape(*each.shape[:2], count, -1).transpose(1, 2)
+        for each, count in ((query, heads), (key, groups), (value, groups))
+    )
+    if q_norm is not None and k_norm is not None:
+        epsilon = call.real("qk_norm_epsilon", 1e-6)
+        q, k = _normed(q, q_norm, epsilon), _normed(k, k_norm, epsilon)
+    # What a right-padded prompt has is counted from 0 too.
+    before = (last.reshape(-1).to(torch.int64) + 1 - q.shape[2]).clamp(min=0)
+    places = before.unsqueeze(1) + torch.arange(q.shape[2], device=q.device)
+    if call.integer("do_rotary", 0):
+        if cosines is None or sines is None:
+            raise call.refused("it rotates, and has no angles")
+        at = places if positions is None else positions
+        interleaved = call.integer("rotary_interleaved", 0) == 1
+        q, k = (rotated(each, at, cosines, sines, interleaved=interleaved) for each in (q, k))
+    length = _length(total, past_key, q)
+    present = [
+        _present(each, new, places, length) for each, new in ((past_key, k), (past_value, v))
+    ]
+    # Queries that pad a prompt see the keys before them.
+    ends = torch.minimum(places, last.reshape(-1, 1).to(torch.int64))
+    output = _attended(call, q, present, (places, ends), attention_bias, sinks)
+    return output, *present
+
+
+def _normed(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+    wide = x.to(torch.float32)
+    inverse = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + epsilon)
+    return (wide * inverse * scale).to(x.dtype)
+
+
+def _length(total: Value, past: Tensor | None, q: Tensor) -> Any:
+    """Return how many keys the present ones have room for."""
+    before = 0 if past is None else past.shape[2]
+    if isinstance(total, Numbers) or not torch.compiler.is_compiling():
+        return max(integer_of(total), before)
+    # The total is data there; this is what it is where no room is left.
+    return before + q.shape[2]
+
+
+def _present(past: Tensor | None, new: Tensor, places: Tensor, length: Any) -> Tensor:
+    """Put new keys or values at their places behind those of the past."""
+    room = new.new_zeros(new.shape[0], new.shape[1], length, new.shape[3])
+    if past is not None:
+        room = torch.cat([past, room[:, :, past.shape[2] :]], dim=2)
+    index = places[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
+    return room.scatter(2, index, new)
+
+
+def _attended(
+    call: Call,
+    q: Tensor,
+    present: list[Tensor],
+    sight: tuple[Tensor, Tensor],
+    attention_bias: Tensor | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    group = q.shape[1] // present[0].shape[1]
+    k, v = (each.repeat_interleave(group, dim=1) for each in present)
+    scale = call.real("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
+    scores = torch.matmul(q, k.transpose(-1, -2)) * scale
+    cap = call.real("softcap", 0.0)
+    if cap > 0:
+        scores = cap * torch.tanh(scores / cap)
+    if attention_bias is not None:
+        scores = scores + attention_bias
+    keys = torch.arange(k.shape[2], device=q.device)
+    places, ends = (each.unsqueeze(-1) for each in sight)
+    seen = keys <= ends
+    window = call.integer("local_window_size", -1)
+    if window > 0:
+        seen = seen & (keys > places - window)
+    scores = torch.where(seen.unsqueeze(1), scores, -torch.inf)
+    if sinks is not None or call.integer("smooth_softmax", 0) == 1:
+        sink = q.new_zeros(q.shape[1]) if sinks is None else sinks
+        column = sink.reshape(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], 1)
+        weights = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
+    else:
+        weights = torch.softmax(scores, dim=-1)
+    return torch.matmul(weights, v).transpose(1, 2).flatten(2)
