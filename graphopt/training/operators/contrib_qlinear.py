@@ -1,0 +1,127 @@
+"""Operators of com.microsoft from quantized tensors to quantized tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from graphopt.training.call import Call
+from graphopt.training.operators.pooling import average_pool
+from graphopt.training.operators.quantization import dequantize_linear, quantize_linear
+from graphopt.training.operators.registry import MICROSOFT, operator
+
+Tensor = torch.Tensor
+
+operator("QuantizeLinear", domain=MICROSOFT)(quantize_linear)
+operator("DequantizeLinear", domain=MICROSOFT)(dequantize_linear)
+
+
+def _real(x: Tensor, scale: Tensor, point: Tensor | None) -> Tensor:
+    wide = x.to(torch.float32)
+    return (wide if point is None else wide - point.to(torch.float32)) * scale
+
+
+def _whole(call: Call, x: Tensor, scale: Tensor, point: Tensor | None) -> Tensor:
+    info = torch.iinfo(call.output_dtype())
+    found = torch.round(x / scale)
+    if point is not None:
+        found = found + point.to(torch.float32)
+    return found.clamp(info.min, info.max).to(call.output_dtype())
+
+
+@operator("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def quantized_arithmetic(
+    call: Call,
+    a: Tensor,
+    a_scale: Tensor,
+    a_point: Tensor | None,
+    b: Tensor,
+    b_scale: Tensor,
+    b_point: Tensor | None,
+    scale: Tensor,
+    point: Tensor | None = None,
+) -> Any:
+    """Add or multiply."""
+    left, right = _real(a, a_scale, a_point), _real(b, b_scale, b_point)
+    found = left + right if call.node.op_type == "QLinearAdd" else left * right
+    return _whole(call, found, scale, point)
+
+
+@operator("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=MICROSOFT)
+def quantized_activation(
+    call: Call,
+    x: Tensor,
+    x_scale: Tensor,
+    x_point: Tensor | None,
+    scale: Tensor,
+    point: Tensor | None = None,
+) -> Any:
+    """Apply an activation."""
+    real = _real(x, x_scale, x_point)
+    if call.node.op_type == "QLinearSigmoid":
+        found = torch.sigmoid(real)
+    elif call.node.op_type == "QLinearLeakyRelu":
+        found = functional.leaky_relu(real, call.real("alpha", 0.01))
+    else:
+        axis = call.integer("axis", -1)
+        if call.integer("opset", 13) >= 13:
+            found = torch.softmax(real, dim=axis)
+        else:
+            # It is taken over all axes from there on.
+            start = axis % max(x.dim(), 1)
+            found = torch.softmax(real.flatten(start), dim=-1).reshape(x.shape)
+    return _whole(call, found, scale, point)
+
+
+@operator("QLinearConcat", domain=MICROSOFT)
+def quantized_concat(call: Call, scale: Tensor, point: Tensor, *inputs: Tensor) -> Any:
+    """Join tensors."""
+    triples = zip(inputs[0::3], inputs[1::3], inputs[2::3], strict=True)
+    parts = [_real(*each) for each in triples]
+    return _whole(call, torch.cat(parts, dim=call.integer("axis")), scale, point)
+
+
+@operator("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+def quantized_average_pool(
+    call: Call,
+    x: Tensor,
+    x_scale: Tensor,
+    x_point: Tensor | None,
+    scale: Tensor,
+    point: Tensor | None = None,
+) -> Any:
+    """Return the mean of each window, or of each channel."""
+    last = call.integer("channels_last", 0) == 1
+    real = _real(x, x_scale, x_point)
+    real = real.movedim(-1, 1) if last else real
+    if call.node.op_type == "QLinearAveragePool":
+        found = average_pool(call, real)
+    else:
+        found = real.mean(dim=list(range(2, x.dim())), keepdim=True)
+    return _whole(call, found.movedim(1, -1) if last else found, scale, point)
+
+
+@operator("QGemm", domain=MICROSOFT)
+def quantized_gemm(
+    call: Call,
+    a: Tensor,
+    a_scale: Tensor,
+    a_point: Tensor,
+    b: Tensor,
+    b_scale: Tensor,
+    b_point: Tensor,
+    c: Tensor | None = None,
+    scale: Tensor | None = None,
+    point: Tensor | None = None,
+) -> Any:
+    """Multiply matrices and add whole numbers; the result is real if it has no scale."""
+    left = a.to(torch.float64) - a_point.to(torch.float64)
+    left = left.T if call.integer("transA", 0) else left
+    right = b.T if call.integer("transB", 0) else b
+    whole = torch.matmul(left, right.to(torch.float64) - b_point.to(torch.float64))
+    if c is not None:
+        whole = whole + c.to(torch.float64)
+    found = whole.to(torch.float32) * (call.real("alpha", 1.0) * a_scale * b_scale)
+    return found if scale is None else _whole(call, found, scale, point)
