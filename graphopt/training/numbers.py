@@ -85,7 +85,7 @@ def integers_of(value: Value) -> list[Any]:
     """Return a value's elements as integers, symbolic ones as they are; reads a tensor's."""
     if isinstance(value, Numbers):
         return [_integer(element) for element in value.array.reshape(-1).tolist()]
-    return [int(element) for element in value.detach().reshape(-1).tolist()]
+    return [_integer(element) for element in value.detach().reshape(-1).tolist()]
 
 
 def integer_of(value: Value) -> Any:

@@ -101,3 +101,62 @@ def exported(module: OnnxModule, sizes: Sequence[int]) -> torch.export.ExportedP
     return torch.export.export(
         module.eval(), (torch.ones(*sizes),), dynamic_shapes={"inputs": dynamic}
     )
+
+
+FED: dict[str, tuple[str, list[list[int]]]] = {
+    "Reshape": ("int64[2] s) => (float y) { y = Reshape(x, s) }", [[8, 3], [6, 4]]),
+    "Expand": ("int64[3] s) => (float y) { y = Expand(x, s) }", [[2, 6, 4], [3, 6, 4]]),
+    "Slice": (
+        "int64[2] s) => (float y) { a, b = Split<num_outputs=2>(s) y = Slice(x, a, b) }",
+        [[1, 4], [2, 5]],
+    ),
+    "Tile": ("int64[2] s) => (float y) { y = Tile(x, s) }", [[2, 3], [1, 4]]),
+    "Pad": ("int64[4] s) => (float y) { y = Pad(x, s) }", [[1, 2, 3, 4], [0, 2, 5, 0]]),
+    "Pad edge": (
+        'int64[4] s) => (float y) { y = Pad<mode="edge">(x, s) }',
+        [[1, 2, 3, 4], [2, 2, 5, 1]],
+    ),
+    "Split": ("int64[2] s) => (float y) { y, z = Split(x, s) }", [[1, 5], [2, 4]]),
+    "ConstantOfShape": ("int64[2] s) => (float y) { y = ConstantOfShape(s) }", [[2, 3], [4, 5]]),
+    "OneHot": (
+        """int64[2] s) => (float y) { m = ReduceMax<keepdims=0>(s)
+        v = Constant<value_floats=[0.0,1.0]>() y = OneHot(s, m, v) }""",
+        [[1, 5], [2, 4]],
+    ),
+    "Range": (
+        """int64[2] s) => (int64 y) { m = ReduceMax<keepdims=0>(s) a = Constant<value_int=0>()
+        b = Constant<value_int=1>() y = Range(a, m, b) }""",
+        [[1, 5], [2, 4]],
+    ),
+    "NonZero": (
+        """int64[2] s) => (float y) { n = NonZero(x) t = Transpose(n) y = GatherND(x, t) }""",
+        [[1, 5], [2, 4]],
+    ),
+    "Compress": (
+        """int64[2] s) => (float y) { z = Constant<value_int=4>() c = Equal(s, z)
+        y = Compress<axis=0>(x, c) }""",
+        [[1, 4], [4, 4]],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FED)
+def test_sizes_that_data_tells_are_read_when_the_program_runs(name: str) -> None:
+    text, fed = FED[name]
+    model = model_of(f"g (float[6,4] x, {text}")
+    x = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+    inputs = (torch.from_numpy(x), torch.tensor(fed[0]))
+    program = torch.export.export(OnnxModule(model).eval(), inputs)
+    for each in fed:
+        found = program.module()(inputs[0], torch.tensor(each))
+        same([found.detach().numpy()], expected(model, x, np.array(each)), 0, 0)
+
+
+def test_squeeze_of_an_axis_whose_size_is_dynamic_is_no_identity() -> None:
+    model = model_of(
+        "g (float[A,4] x) => (float y) { a = Constant<value_ints=[0]>() y = Squeeze(x, a) }"
+    )
+    with pytest.raises(RuntimeError, match="Squeeze.*: axis 0 has not size 1"):
+        torch.export.export(
+            OnnxModule(model), (torch.ones(3, 4),), dynamic_shapes={"inputs": ({0: DYNAMIC},)}
+        )

@@ -165,6 +165,10 @@ ON_NUMBERS = {
     "range": """a = Constant<value_int=2>() b = Constant<value_int=0>() n = Gather(s, b)
         c = Constant<value_int=-1>() y = Range(n, c, c)""",
     "size": "y = Size(s)",
+    "scatter": """a = Constant<value_ints=[-1]>() b = Constant<value_ints=[9]>()
+        y = ScatterElements(s, a, b)""",
+    "scatter by rows": """a = Constant<value_ints=[1,0]>() b = Constant<value_ints=[9,8]>()
+        c = Constant<value_ints=[-1,1]>() i = Reshape(a, c) y = ScatterND(s, i, b)""",
     "identity": "y = Identity(s)",
 }
 

@@ -159,6 +159,19 @@ def _limited(data: Numbers, sizes: Numbers, made: Callable[[list[int]], Objects]
     return _like(data, made(known))
 
 
+@on_numbers("ScatterElements", "ScatterND")
+def scatter(call: Call, data: Numbers, indices: Numbers, updates: Numbers) -> Found:
+    """Replace some numbers of a list."""
+    places = _known(indices)
+    is_list = data.array.ndim == 1 and updates.array.size == indices.array.size
+    if places is None or not is_list or call.text("reduction", "none") != "none":
+        return NotImplemented
+    array = data.array.copy()
+    for place, update in zip(places, updates.array.reshape(-1).tolist(), strict=True):
+        array[place] = update
+    return Numbers(array, data.dtype)
+
+
 @on_numbers("ConstantOfShape")
 def constant_of_shape(call: Call, target: Numbers) -> Found:
     """Make a list of one number, which is a shape or what one is compared with."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.experimental.symbolic_shapes import guard_or_false, statically_known_true
 
 from graphopt.errors import GraphoptError
 from graphopt.training.call import Call
@@ -92,11 +93,17 @@ def squeeze(call: Call, data: torch.Tensor, axes: Value = None) -> torch.Tensor:
     dropped = () if axes is None else tuple(axis_of(at, data.ndim) for at in integers_of(axes))
     if not dropped:
         return data.squeeze()
-    for axis in dropped:
-        known = data.shape[axis]
-        if isinstance(known, int) and known != 1:
-            raise call.refused(f"axis {axis} has size {known}, not 1")
-    return data.squeeze(dropped)
+    for axis in sorted(dropped, reverse=True):
+        size = data.shape[axis]
+        if isinstance(size, int) and size != 1:
+            raise call.refused(f"axis {axis} has size {size}, not 1")
+        _CHECK(size == 1, functools.partial("{}: axis {} has not size 1".format, call, axis))
+        # A squeeze would keep an axis whose size torch.export does not know.
+        data = data.select(axis, 0)
+    return data
+
+
+_CHECK: Any = torch._check
 
 
 @operator("Unsqueeze", numbers=(1,))
@@ -149,13 +156,9 @@ def _broadcast(one: Any, other: Any) -> Any:
         return other
     if isinstance(one, int):
         return one
-    if isinstance(other, int) or _is_same(one, other):
+    if isinstance(other, int) or statically_known_true(one == other):
         return other
-    return other if one == 1 else one
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return statically_known_true(one == other)
+    return other if guard_or_false(one == 1) else one
 
 
 @operator("ConstantOfShape", numbers=(0,))
