@@ -26,7 +26,7 @@ def dft(call: Call, x: torch.Tensor, length: Value = None, axis: Value = None) -
     signal = _complex(wide)
     if call.integer("inverse", 0):
         if half:
-            real = torch.fft.irfft(_as_complex(signal), n=size, dim=along)
+            real: torch.Tensor = torch.fft.irfft(_as_complex(signal), n=size, dim=along)
             return real.unsqueeze(-1).to(x.dtype)
         return _parts(torch.fft.ifft(signal, n=size, dim=along)).to(x.dtype)
     return _parts(_transformed(signal, size, along, half)).to(x.dtype)
