@@ -222,3 +222,16 @@ def test_reductions_are_exported_with_any_batch() -> None:
     x = torch.randn(7, 5)
     for one, other in zip(exported(x), own(x), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_at_most_so_many_of_the_best_of_any_batch() -> None:
+    body = "s = Shape<end=1>(x) k = Min(s, most) y, i = TopK<axis=0>(x, k)"
+    graph = "g (float[N, 3] x) => (float[K, 3] y, int64[K, 3] i) <int64[1] most = {5}>"
+    own = module(model_of(f"{graph} {{ {body} }}", OPSET))
+    dims = {"inputs": ({0: torch.export.Dim("n", min=2, max=64)},)}
+    exported = torch.export.export(own, (torch.rand(8, 3),), dynamic_shapes=dims).module()
+    for size in (3, 9):
+        x = torch.randn(size, 3)
+        for one, other in zip(exported(x), own(x), strict=True):
+            torch.testing.assert_close(one, other)
+            assert one.shape[0] == min(size, 5)

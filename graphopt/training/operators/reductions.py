@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -166,8 +167,15 @@ def top(call: Call, x: torch.Tensor, count: Value) -> tuple[torch.Tensor, torch.
     axis, largest = call.integer("axis", -1), bool(call.integer("largest", 1))
     values, places = torch.sort(sortable(x), stable=True, dim=axis, descending=largest)
     wanted = integer_of(count)
-    kept, at = values.narrow(axis, 0, wanted), places.narrow(axis, 0, wanted)
+    kept, at = (_first(each, axis, wanted) for each in (values, places))
     return unsorted(kept, x.dtype), at
+
+
+def _first(x: torch.Tensor, axis: int, count: Any) -> torch.Tensor:
+    if not isinstance(count, int):
+        # narrow would compare the count with the size, which torch.export cannot always.
+        return x.index_select(axis, torch.arange(count, device=x.device))
+    return x.narrow(axis, 0, count)
 
 
 @operator("LpNormalization")
