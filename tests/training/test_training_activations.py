@@ -49,6 +49,13 @@ def test_a_function_of_nan_is_what_onnx_runtime_says(name: str) -> None:
     compare(function(name, ""), np.array([np.nan, 1.0], np.float32), rtol=2e-6)
 
 
+@pytest.mark.parametrize(("name", "alpha"), [("LeakyRelu", 0.01), ("HardSigmoid", 0.2)])
+def test_default_attributes_are_of_single_precision(name: str, alpha: float) -> None:
+    (found,) = computed(function(name, "", "double"), np.array([-1.0]))
+    single = float(np.float32(alpha))
+    assert found.item() == (-single if name == "LeakyRelu" else 0.5 - single)
+
+
 @pytest.mark.parametrize("name", ["Relu", "Sigmoid", "Softplus", "Tanh"])
 def test_a_function_of_doubles(name: str) -> None:
     doubles = function(name, "", "double")

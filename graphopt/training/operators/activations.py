@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -23,6 +24,11 @@ _SOFTPLUS_THRESHOLD = 40.0
 """Behind it, softplus is its argument to all digits that float64 has; PyTorch's is 20."""
 
 
+def _single(number: float) -> float:
+    """Return a default as the single-precision number that an attribute holds."""
+    return float(np.float32(number))
+
+
 def _plain(name: str, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
     @operator(name)
     def compute(_: Call, x: torch.Tensor) -> torch.Tensor:
@@ -36,7 +42,7 @@ for _name, _function in _PLAIN.items():
 @operator("LeakyRelu")
 def leaky_relu(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Scale what is below 0."""
-    return functional.leaky_relu(x, call.real("alpha", 0.01))
+    return functional.leaky_relu(x, call.real("alpha", _single(0.01)))
 
 
 @operator("PRelu")
@@ -56,9 +62,9 @@ def elu(call: Call, x: torch.Tensor) -> torch.Tensor:
 
 @operator("Selu")
 def selu(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """Compute `gamma` times `Elu`; the defaults are the single-precision ones of ONNX."""
-    alpha = call.real("alpha", 1.67326319217681884765625)
-    return call.real("gamma", 1.05070102214813232421875) * functional.elu(x, alpha)
+    """Compute `gamma` times `Elu`; the defaults keep the mean and variance of what is normal."""
+    alpha = call.real("alpha", _single(1.6732632))
+    return call.real("gamma", _single(1.050701)) * functional.elu(x, alpha)
 
 
 @operator("Celu")
@@ -76,7 +82,7 @@ def gelu(call: Call, x: torch.Tensor) -> torch.Tensor:
 @operator("HardSigmoid")
 def hard_sigmoid(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Compute `alpha x + beta` within 0 and 1."""
-    return torch.clamp(call.real("alpha", 0.2) * x + call.real("beta", 0.5), 0, 1)
+    return torch.clamp(call.real("alpha", _single(0.2)) * x + call.real("beta", 0.5), 0, 1)
 
 
 @operator("Softplus")
