@@ -156,7 +156,7 @@ def test_squeeze_of_an_axis_whose_size_is_dynamic_is_no_identity() -> None:
     model = model_of(
         "g (float[A,4] x) => (float y) { a = Constant<value_ints=[0]>() y = Squeeze(x, a) }"
     )
-    with pytest.raises(RuntimeError, match="Squeeze.*: axis 0 has not size 1"):
+    with pytest.raises(RuntimeError, match=r"Squeeze.*: axis 0 has not size 1"):
         torch.export.export(
             OnnxModule(model), (torch.ones(3, 4),), dynamic_shapes={"inputs": ({0: DYNAMIC},)}
         )
