@@ -9,6 +9,8 @@ import torch
 from against_onnx_runtime import Array, compare, computed, model_of, same
 from held_constants import OPSET, module
 
+from graphopt.training.operators.matrix import product_by_sums
+
 KINDS = {"float": "float32", "double": "float64"}
 INTEGERS = ["int32", "int64", "uint32", "uint64"]
 
@@ -48,6 +50,16 @@ def test_products(dtype: str, first: tuple[int, ...], second: tuple[int, ...]) -
     a, b = random(*first, dtype=dtype), random(*second, dtype=dtype)
     inputs = f"{declared(dtype, a, 'a')}, {declared(dtype, b, 'b')}"
     compare(of(f"g ({inputs}) => ({dtype} y) {{ y = MatMul(a, b) }}"), a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "second"), SHAPES)
+def test_products_where_pytorch_multiplies_no_integers(
+    first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    a, b = (torch.from_numpy(random(*each, dtype="int32")) for each in (first, second))
+    found = product_by_sums(a, b)
+    assert found.dtype == torch.int32
+    assert torch.equal(found, torch.matmul(a, b))
 
 
 def test_products_of_integers_wrap() -> None:

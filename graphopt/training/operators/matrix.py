@@ -20,9 +20,15 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.is_floating_point() or a.device.type == "cpu":
         return torch.matmul(a, b)
     # PyTorch multiplies matrices of integers on the CPU alone.
+    return product_by_sums(a, b)
+
+
+def product_by_sums(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Multiply matrices by what all devices compute of all types, with much memory."""
     columns = b.unsqueeze(-1) if b.ndim == 1 else b
-    products = a.unsqueeze(-1) * columns.unsqueeze(-3) if a.ndim > 1 else a.unsqueeze(-1) * columns
-    found = products.sum(-2, dtype=a.dtype)
+    if a.ndim > 1:
+        columns = columns.unsqueeze(-3)
+    found = (a.unsqueeze(-1) * columns).sum(-2, dtype=a.dtype)
     return found.squeeze(-1) if b.ndim == 1 else found
 
 
