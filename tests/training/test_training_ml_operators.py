@@ -224,6 +224,16 @@ def test_label_encoders() -> None:
     check("LabelEncoder", [DOUBLE], np.round(ROWS).astype(np.float64), **given)
 
 
+def test_labels_may_be_read_by_other_operators() -> None:
+    keys = {"keys_int64s": [0, 1], "values_floats": [0.5, 1.5]}
+    whole = np.array([0, 1, 2])
+    proto = one_node("LabelEncoder", [FLOAT], whole, **keys)
+    proto.graph.node[0].output[0] = "inner"
+    proto.graph.node.append(helper.make_node("Identity", ["inner"], ["y0"]))
+    found = OnnxModule(ir.from_proto(proto))(torch.from_numpy(whole))
+    torch.testing.assert_close(found, torch.tensor([0.5, 1.5, 0.0]))
+
+
 @pytest.mark.parametrize(
     ("operator", "attributes", "why"),
     [

@@ -277,3 +277,12 @@ def test_it_is_exported_for_any_number_of_rows() -> None:
         found = program.module()(torch.from_numpy(rows()[:count]))
         for one, other in zip(found, expected(proto, rows()[:count]), strict=True):
             np.testing.assert_allclose(one.numpy(), other, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_may_be_read_by_other_operators() -> None:
+    node = ensemble("target", 2, seed=11)
+    proto = model(node, 2)
+    scores = proto.graph.node[0].output
+    scores[0] = "inner"
+    proto.graph.node.append(helper.make_node("Identity", ["inner"], ["scores"]))
+    check(proto, rows())

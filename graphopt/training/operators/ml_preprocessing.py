@@ -81,7 +81,7 @@ _KINDS = ("int64s", "floats", "tensor", "strings")
 def label_encoder(call: Call, values: torch.Tensor) -> Any:
     """Replace each key by its value, and others by the default."""
     keys = _listed(call, "keys").to(values.dtype)
-    found = _listed(call, "values").to(call.output_dtype())
+    found = _listed(call, "values")
     if len(keys) != len(found):
         raise call.refused(f"it has {len(keys)} keys and {len(found)} values")
     # The first of equal keys counts, and NaN, which is sorted behind all others, is one too.

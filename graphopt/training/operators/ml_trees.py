@@ -49,7 +49,8 @@ def tree_ensemble_regressor(call: Call, rows: torch.Tensor) -> Any:
     forest = _forest(call, lambda: by_ids(call, "target", targets, _real_type(rows)))
     base = _base_values(call, targets, forest.weights.dtype)
     aggregate = call.text("aggregate_function", "SUM")
-    return _targets(call, rows, forest, base, aggregate, call.text("post_transform", "NONE"))
+    transform = call.text("post_transform", "NONE")
+    return _targets(call, rows, forest, base, aggregate, transform).to(torch.float32)
 
 
 @operator("TreeEnsemble", domain=ML)
@@ -146,7 +147,7 @@ def _targets(
         found = torch.where(known, found + torch.from_numpy(base).to(found.device), 0)
     if found.shape[1] == 1 and transform != "PROBIT":
         transform = "NONE"
-    return transformed(call, found, transform).to(call.output_dtype())
+    return transformed(call, found, transform)
 
 
 def _leaves(call: Call, forest: Forest, rows: torch.Tensor) -> torch.Tensor:
