@@ -108,7 +108,8 @@ def layer_normalization(
     )
     if not whole:
         y = y * factor if shift is None else y * factor + shift
-    return y.to(x.dtype), mean, inverse
+    stash = torch.float32 if call.integer("stash_type", _FLOAT) == _FLOAT else x.dtype
+    return y.to(x.dtype), mean.to(stash), inverse.to(stash)
 
 
 @operator("RMSNormalization")
