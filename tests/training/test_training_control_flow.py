@@ -174,6 +174,8 @@ SEQUENCES = {
     "insert": "l = SequenceConstruct(x, x) k = SequenceInsert(l, a, i) y = SequenceAt(k, i)",
     "insert at the end": """l = SequenceConstruct(x, x) k = SequenceInsert(l, a)
         m = Constant<value_int=-1>() y = SequenceAt(k, m)""",
+    "insert behind the last": """l = SequenceConstruct(x) k = SequenceInsert(l, a, i)
+        y = SequenceAt(k, i)""",
     "erase": "l = SequenceConstruct(x, a, x) k = SequenceErase(l, i) y = SequenceAt(k, i)",
     "erase the last": """l = SequenceConstruct(x, a) k = SequenceErase(l)
         y = ConcatFromSequence<axis=0>(k)""",

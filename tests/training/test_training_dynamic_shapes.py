@@ -103,6 +103,17 @@ def exported(module: OnnxModule, sizes: Sequence[int]) -> torch.export.ExportedP
     )
 
 
+@pytest.mark.parametrize("idiom", IDIOMS.values(), ids=IDIOMS)
+def test_an_idiom_is_computed_where_the_inputs_are(idiom: str) -> None:
+    # Tensors of this device hold no elements, and mix with none of another one.
+    module = OnnxModule(model_of(graph(idiom))).to("meta")
+    x = np.ones((3, 5, 12), dtype=np.float32)
+    found = module(torch.ones(3, 5, 12, device="meta"))
+    (wanted,) = expected(model_of(graph(idiom)), x)
+    assert found.device.type == "meta"
+    assert found.shape == wanted.shape
+
+
 FED: dict[str, tuple[str, list[list[int]]]] = {
     "Reshape": ("int64[2] s) => (float y) { y = Reshape(x, s) }", [[8, 3], [6, 4]]),
     "Expand": ("int64[3] s) => (float y) { y = Expand(x, s) }", [[2, 6, 4], [3, 6, 4]]),

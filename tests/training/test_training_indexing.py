@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from against_onnx_runtime import compare, computed, model_of, same
@@ -235,22 +236,33 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("nodes", GRADIENTS.values(), ids=GRADIENTS)
-def test_gradients(nodes: str) -> None:
-    model = model_of(
+def gradient_model(nodes: str) -> ir.Model:
+    return model_of(
         f"""g (double[2,4] x, double[2,2] w, double[2] v, double[2] p, double q) => (double y)
         <int64[3] i = {{3, -1, 0}}, int64[2,2] j = {{1, -1, 0, 2}}, int64[2,2] k = {{1, 1, 0, -1}},
-         int64[2,1] l = {{-1, 2}},
-         bool[4] c = {{1, 0, 1, 1}}, int64[2] n = {{3, 2}}, double p1 = {{2.0}},
-         double q1 = {{9.0}}, double q2 = {{2.0}}> {{ {nodes} }}""",
+         int64[2,1] l = {{-1, 2}}, bool[4] c = {{1, 0, 1, 1}}, int64[2] n = {{3, 2}},
+         double p1 = {{2.0}}, double q1 = {{9.0}}, double q2 = {{2.0}}> {{ {nodes} }}""",
         24,
     )
+
+
+def gradient_inputs() -> list[torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     sizes = [(2, 4), (2, 2), (2,), (2,), ()]
-    inputs = [torch.rand(each, generator=random, dtype=torch.float64) + 0.5 for each in sizes]
+    return [torch.rand(each, generator=random, dtype=torch.float64) + 0.5 for each in sizes]
+
+
+@pytest.mark.parametrize("nodes", GRADIENTS.values(), ids=GRADIENTS)
+def test_gradients(nodes: str) -> None:
+    model, inputs = gradient_model(nodes), gradient_inputs()
     read = {value.name for node in model.graph for value in node.inputs if value is not None}
-    names = [value.name for value in model.graph.inputs]
-    for name, tensor in zip(names, inputs, strict=True):
-        tensor.requires_grad_(name in read)
-    module = OnnxModule(model)
-    assert torch.autograd.gradcheck(module, inputs)
+    for value, tensor in zip(model.graph.inputs, inputs, strict=True):
+        tensor.requires_grad_(value.name in read)
+    assert torch.autograd.gradcheck(OnnxModule(model), inputs)
+
+
+@pytest.mark.parametrize("name", sorted(GRADIENTS.keys() - {"Range"}))
+def test_operators_make_tensors_where_the_inputs_are(name: str) -> None:
+    # Tensors of this device mix with none of another one; a range's size is read from one.
+    module = OnnxModule(gradient_model(GRADIENTS[name])).to("meta")
+    assert module(*[each.to("meta") for each in gradient_inputs()]).device.type == "meta"

@@ -70,10 +70,18 @@ SCAN = """g (float[A,4,3] x, float[A,3] h) => (float[A,3] y, float[A,4,3] z) {
         body = b (float[A,3] v, float[A,3] u) => (float[A,3] v2, float[A,3] o) {
         v2 = Add(v, u) o = Mul(v2, v2) }>(h, x) }"""
 
+FOUND_ANY = """g (float[A,3] x, float[3] w) => (float y) {
+    i = NonZero(x) n = Shape<start=1, end=2>(i) z = Constant<value_ints=[0]>() c = Equal(n, z)
+    y = If(c) <
+        then_branch = a () => (float p) { p = Neg(w) },
+        else_branch = b () => (float p) { p = Mul(w, w) }
+    > }"""
+
 W = np.array([1, -2, 3], dtype=np.float32)
 CASES: dict[str, tuple[str, list[list[Any]]]] = {
     "if": (BRANCHES, [[True, W], [False, W]]),
     "nested if": (NESTED, [[True, W], [False, W]]),
+    "if of a size that data tells": (FOUND_ANY, [[W]]),
     "while": (WHILE, [[np.float32(50)], [np.float32(0)]]),
     "for": (COUNTED, [[4], [1]]),
     "for each row": (COUNTED_BY_A_SIZE, [[]]),
@@ -145,6 +153,14 @@ REFUSED = {
         [True],
         "chooses between lists",
     ),
+    "a branch that does not fit": (
+        """g (float[A,3] x, bool c) => (float y) {
+        y = If(c) <then_branch = a () => (float p) {
+                w = Constant<value = float[4,1] {1, 2, 3, 4}>() p = MatMul(x, w) },
+            else_branch = b () => (float p) { p = Identity(x) }> }""",
+        [True],
+        "a cannot be recorded",
+    ),
     "a scan of a dynamic length": (
         SCAN.replace("scan_input_axes=[1], scan_output_axes=[1]", "scan_input_axes=[0]")
         .replace("float[A,4,3] x", "float[A,3] x")
@@ -161,3 +177,10 @@ def test_what_cannot_be_recorded_is_refused(name: str) -> None:
     with pytest.raises(GraphoptError, match=why) as refused:
         recorded(text, rows(4), *others)
     assert refused.value.fix
+
+
+def test_a_branch_follows_a_size_that_data_tells() -> None:
+    program = recorded(FOUND_ANY, rows(4), W)
+    for x in (rows(4), np.zeros((2, 3), np.float32)):
+        found = program.module()(torch.from_numpy(x), torch.from_numpy(W))
+        same([found.numpy()], expected(model_of(FOUND_ANY), x, W), 0, 0)

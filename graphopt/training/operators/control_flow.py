@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from graphopt.training.call import Call
 from graphopt.training.moving import movable, moved
@@ -25,8 +26,14 @@ from graphopt.training.operators.shapes import axis_of
 def if_(call: Call, condition: Value) -> tuple[Value, ...]:
     """Run one of two graphs."""
     then, otherwise = call.graph("then_branch"), call.graph("else_branch")
-    if isinstance(condition, torch.Tensor) and torch.compiler.is_exporting():
-        return recorded_branches(call, condition, then, otherwise)
+    if isinstance(condition, Numbers):
+        # A size that data tells is compared when the program runs.
+        choice = condition.array.reshape(()).item()
+        is_open = isinstance(choice, torch.SymBool) and bool(free_unbacked_symbols(choice))
+    else:
+        choice, is_open = condition.reshape(()).bool(), torch.compiler.is_exporting()
+    if is_open:
+        return recorded_branches(call, choice, then, otherwise)
     return tuple(call.bodies.run(then if _holds(condition) else otherwise, []))
 
 

@@ -91,13 +91,13 @@ def _replaced(value: Value, given: Iterator[Any]) -> Value:
 
 
 def recorded_branches(
-    call: Call, condition: torch.Tensor, then: ir.Graph, otherwise: ir.Graph
+    call: Call, condition: torch.Tensor | torch.SymBool, then: ir.Graph, otherwise: ir.Graph
 ) -> tuple[Value, ...]:
     """Record both branches of an If, and the choice.
 
     Args:
         call: The If.
-        condition: One element.
+        condition: Of shape (), or what a symbolic size tells.
         then: The branch for true.
         otherwise: The other one.
 
@@ -108,12 +108,21 @@ def recorded_branches(
 
     def branch(body: ir.Graph) -> Callable[..., tuple[torch.Tensor, ...]]:
         def run(*operands: Any) -> tuple[torch.Tensor, ...]:
-            outputs = around.inside(operands).run(body, [])
+            try:
+                outputs = around.inside(operands).run(body, [])
+            except RuntimeError as error:
+                # A branch may fit no input that would take the other one.
+                first, *_ = str(error).splitlines() or [type(error).__name__]
+                name = body.name or "one"
+                raise call.refused(
+                    f"data chooses its branch, and {name} cannot be recorded: {first}",
+                    "make its condition a constant",
+                ) from error
             return tuple(own(call, each) for each in outputs)
 
         return run
 
-    outputs = _COND(condition.reshape(()).bool(), branch(then), branch(otherwise), around.operands)
+    outputs = _COND(condition, branch(then), branch(otherwise), around.operands)
     return tuple(outputs)
 
 

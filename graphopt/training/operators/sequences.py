@@ -38,12 +38,8 @@ def sequence_insert(
 ) -> Sequence:
     """Put in a tensor, at the end without a position."""
     count = len(sequence)
-    at = count if position is None or _is_end(position, count) else _place(call, position, count)
+    at = count if position is None else _place(call, position, count, end=1)
     return [*sequence[:at], tensor, *sequence[at:]]
-
-
-def _is_end(position: Value, count: int) -> bool:
-    return bool(integer_of(position) == count)
 
 
 @operator("SequenceErase", numbers=(1,))
@@ -53,13 +49,13 @@ def sequence_erase(call: Call, sequence: Sequence, position: Value = None) -> Se
     return [*sequence[:at], *sequence[at + 1 :]]
 
 
-def _place(call: Call, position: Value, count: int) -> int:
+def _place(call: Call, position: Value, count: int, end: int = 0) -> int:
     at = integer_of(position)
     if not isinstance(at, int):
         raise call.refused("a position in a list depends on data", "export a model without lists")
-    if not -count <= at < count:
+    if not -count <= at < count + end:
         raise call.refused(f"there is no position {at} among {count}")
-    return at % count
+    return at if at >= 0 else at + count
 
 
 @operator("SequenceLength")
