@@ -23,7 +23,7 @@ def convert(source: str, options: Options) -> Conversion:
     """Convert a SavedModel folder, a frozen graph, or what `module:callable` is or returns.
 
     Args:
-        source: A folder with `saved_model.pb`; a GraphDef, in binary or as text; or a
+        source: A folder with `saved_model.pb` or `.pbtxt`; a GraphDef, in binary or as text; or a
             `tf.function`, or a function that returns one, or `(function, example_inputs)`.
         options: What to ask for. `signature` is the name of a SavedModel's signature; of a frozen
             graph, `inputs -> outputs` by the names of their nodes.

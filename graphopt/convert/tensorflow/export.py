@@ -235,6 +235,9 @@ def _exported(network: Network, traced: Any, opset: int | None) -> ir.Model:
                         custom_op_handlers=handlers(version, tables),
                     )
                     proto = optimize_graph(converted).make_model("graphopt")
+        except GraphoptError as error:
+            # What is written here of an operator names it and says what to do.
+            raise GraphoptError(error.cause, file=network.source, fix=error.fix) from error
         except Exception as error:
             # tf2onnx and TensorFlow raise whatever their steps raise.
             where = f" at {failed[0]}" if failed else ""

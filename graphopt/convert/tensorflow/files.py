@@ -9,7 +9,7 @@ from pathlib import Path
 
 from graphopt.errors import GraphoptError
 
-_SAVED_MODEL = "saved_model.pb"
+_SAVED_MODEL, _SAVED_MODEL_TEXT = "saved_model.pb", "saved_model.pbtxt"
 _HEAD = 1 << 16
 _LENGTH_DELIMITED = 2
 _NODE, _NAME, _OPERATOR = 1, 1, 2
@@ -34,8 +34,8 @@ def kind_of(path: Path) -> Kind | None:
         GraphoptError: It cannot be read.
     """
     if path.is_dir():
-        return Kind.SAVED_MODEL if (path / _SAVED_MODEL).is_file() else None
-    if path.name == _SAVED_MODEL:
+        return Kind.SAVED_MODEL if saved_model_file(path).is_file() else None
+    if path.name in {_SAVED_MODEL, _SAVED_MODEL_TEXT}:
         return Kind.SAVED_MODEL
     try:
         with path.open("rb") as file:
@@ -50,6 +50,12 @@ def kind_of(path: Path) -> Kind | None:
 def saved_model_folder(path: Path) -> Path:
     """Return the folder of a SavedModel, of which the path may be the file inside."""
     return path if path.is_dir() else path.parent
+
+
+def saved_model_file(folder: Path) -> Path:
+    """Return the file that TensorFlow reads of a SavedModel: text, where there is no binary one."""
+    binary, text = folder / _SAVED_MODEL, folder / _SAVED_MODEL_TEXT
+    return text if text.is_file() and not binary.is_file() else binary
 
 
 def _starts_with_a_node(head: bytes) -> bool:

@@ -16,6 +16,7 @@ from graphopt.convert.tensorflow.index_handlers import (
 )
 from graphopt.convert.tensorflow.number_handlers import (
     compared,
+    equal,
     expm1,
     log1p,
     product_without_nan,
@@ -23,10 +24,12 @@ from graphopt.convert.tensorflow.number_handlers import (
     summed,
     truncated_rest,
 )
+from graphopt.convert.tensorflow.resizing import resize_bicubic
 from graphopt.convert.tensorflow.rewriting import Handler, Rewriting
 
 _COMPARISONS = ("Greater", "GreaterEqual", "Less", "LessEqual")
 _INT8, _INT64, _UINT64 = map(int, (ir.DataType.INT8, ir.DataType.INT64, ir.DataType.UINT64))
+_EQUAL_BROADCASTS = 7
 _SUM_BROADCASTS = 8
 _INTEGERS_COMPARE = 9
 _WHERE_IS_THERE = 9
@@ -34,6 +37,7 @@ _MOD_IS_THERE = 10
 _TOP_K_TAKES_A_TENSOR = 10
 _BIT_SHIFT_IS_THERE = 11
 _EQUAL_TAKES_FLOATS = 11
+_RESIZE_IS_THERE = 11
 _AXES_ARE_INPUTS = 13
 _SCATTERED_ARE_ADDED = 16
 
@@ -193,12 +197,15 @@ def handlers(opset: int, tables: Tables | None = None) -> dict[str, tuple[Handle
         "SelectV2": (1, _where),
         "FloorDiv": (_WHERE_IS_THERE, _floored),
         "FloorMod": (_WHERE_IS_THERE, _floored),
+        "Equal": (_EQUAL_BROADCASTS, equal),
+        "NotEqual": (_EQUAL_BROADCASTS, equal),
         "OneHot": (_WHERE_IS_THERE, one_hot),
         **dict.fromkeys(_COMPARISONS, (_INTEGERS_COMPARE, compared)),
         "TopKV2": (_TOP_K_TAKES_A_TENSOR, _top_k),
         "TruncateMod": (_MOD_IS_THERE, truncated_rest),
         "Log1p": (_EQUAL_TAKES_FLOATS, log1p),
         "MulNoNan": (_EQUAL_TAKES_FLOATS, product_without_nan),
+        "ResizeBicubic": (_RESIZE_IS_THERE, resize_bicubic),
         "LeftShift": (_BIT_SHIFT_IS_THERE, _shifted),
         "RightShift": (_BIT_SHIFT_IS_THERE, _shifted),
         "Bucketize": (_AXES_ARE_INPUTS, bucketize),

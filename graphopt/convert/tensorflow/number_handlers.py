@@ -7,8 +7,10 @@ from typing import Any
 import onnx_ir as ir
 
 from graphopt.convert.tensorflow.rewriting import Rewriting
+from graphopt.errors import GraphoptError
 
 _OR_EQUAL_IS_THERE = 12
+_EQUAL_TAKES_NUMBERS = 11
 _WHOLE = {ir.DataType.INT32, ir.DataType.INT64}
 
 
@@ -60,6 +62,26 @@ def compared(graph: Any, node: Any, name: str, arguments: object) -> None:
             rewriting.end(operator, rewriting.inputs)
         else:
             rewriting.end("Not", [rewriting.made(opposite, *rewriting.inputs)])
+
+
+def equal(graph: Any, node: Any, name: str, arguments: object) -> None:
+    """Compare numbers alone: tf2onnx reads texts as numbers, and ONNX compares them since opset 19.
+
+    Raises:
+        GraphoptError: They are texts.
+    """
+    del arguments
+    from tf2onnx.onnx_opset import logical
+
+    if graph.get_dtype(node.input[0]) == ir.DataType.STRING:
+        raise GraphoptError(
+            f"{node.type} (at {name}) compares texts, which ONNX does since opset 19 only",
+            fix="look them up in a table (tf.lookup.StaticHashTable), and compare the numbers",
+        )
+    if graph.opset >= _EQUAL_TAKES_NUMBERS:
+        logical.Equal.version_11(graph, node)
+    else:
+        logical.Equal.version_7(graph, node)
 
 
 def summed(graph: Any, node: Any, name: str, arguments: object) -> None:

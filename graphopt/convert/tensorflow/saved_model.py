@@ -18,7 +18,7 @@ def open_saved_model(folder: Path, signature: str | None) -> tuple[Network, Sequ
     """Load a SavedModel and choose a signature.
 
     Args:
-        folder: It holds `saved_model.pb`.
+        folder: It holds `saved_model.pb`, or `saved_model.pbtxt`.
         signature: Its name; None: the only one, or else `serving_default`, TensorFlow's default.
 
     Returns:

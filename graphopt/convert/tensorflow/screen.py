@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from graphopt.convert.tensorflow.files import saved_model_file
+from graphopt.convert.tensorflow.text import read_text
 from graphopt.errors import GraphoptError
 
 _OUTSIDE = re.compile(
@@ -37,12 +39,15 @@ def screen_saved_model(folder: Path) -> None:
     from tensorflow.core.protobuf import saved_model_pb2
 
     model = saved_model_pb2.SavedModel()
-    path = folder / "saved_model.pb"
-    try:
-        model.ParseFromString(path.read_bytes())
-    except Exception as error:
-        # protobuf's DecodeError differs between its implementations.
-        raise GraphoptError("is a broken or truncated SavedModel", file=path) from error
+    path = saved_model_file(folder)
+    if path.suffix == ".pbtxt":
+        read_text(path, model)
+    else:
+        try:
+            model.ParseFromString(path.read_bytes())
+        except Exception as error:
+            # protobuf's DecodeError differs between its implementations.
+            raise GraphoptError("is a broken or truncated SavedModel", file=path) from error
     if not model.meta_graphs:
         raise GraphoptError("is a broken or truncated SavedModel", file=path)
     for graph in model.meta_graphs:
