@@ -7,6 +7,7 @@ import torch
 
 from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
+from graphopt.training.operators.casts import converted
 from graphopt.training.operators.registry import operator
 
 _BOUNDS = {
@@ -33,10 +34,8 @@ def quantize_linear(
         quotient = torch.round(quotient)
     if y_zero_point is not None:
         quotient = quotient + _spread(call, x, y_zero_point).to(precise)
-    if target == ir.DataType.FLOAT4E2M1:
-        return _rounded_to_float4(quotient)
     if target.is_floating_point():
-        return _rounded_to_float8(quotient, torch_dtype(target), call.integer("saturate", 1) == 1)
+        return converted(quotient, target, saturate=call.integer("saturate", 1) == 1)
     return saturated(quotient, call, torch_dtype(target))
 
 
@@ -108,18 +107,3 @@ def _kernelled(factors: torch.Tensor) -> torch.Tensor:
     if factors.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         return factors
     return factors.to(torch.float32 if factors.dtype.is_floating_point else torch.int64)
-
-
-def _rounded_to_float8(value: torch.Tensor, dtype: torch.dtype, saturate: bool) -> torch.Tensor:
-    if saturate:
-        # NaN stays what it is.
-        value = torch.clamp(value, torch.finfo(dtype).min, torch.finfo(dtype).max)
-    return value.to(dtype)
-
-
-def _rounded_to_float4(value: torch.Tensor) -> torch.Tensor:
-    """Round to the nearest of ±0, 0.5, 1, 1.5, 2, 3, 4 and 6, ties to an even mantissa."""
-    value = torch.clamp(value.to(torch.float32), -6, 6)
-    size = value.abs()
-    step = torch.where(size < 2, 0.5, torch.where(size < 4, 1.0, 2.0))
-    return torch.round(value / step) * step
