@@ -11,6 +11,8 @@ pytest.importorskip("skl2onnx")
 from sklearn.datasets import load_iris
 from sklearn.feature_selection import RFE, RFECV, SelectFromModel, SelectKBest
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn_estimators import converted, outputs
@@ -18,6 +20,7 @@ from sklearn_estimators import converted, outputs
 X, Y = load_iris(return_X_y=True)
 X = X.astype(np.float32)
 LOGISTIC = LogisticRegression(max_iter=500)
+SEARCH = GridSearchCV(RFE(LOGISTIC), {"n_features_to_select": [1, 2]}, cv=2)
 
 
 @pytest.mark.parametrize(
@@ -28,8 +31,11 @@ LOGISTIC = LogisticRegression(max_iter=500)
         make_pipeline(StandardScaler(), RFE(LOGISTIC, n_features_to_select=2)),
         make_pipeline(RFE(LOGISTIC, n_features_to_select=2), LOGISTIC),
         make_pipeline(SelectFromModel(LOGISTIC), LOGISTIC),
+        SEARCH,
+        make_pipeline(StandardScaler(), SEARCH),
+        OneVsRestClassifier(RFE(LOGISTIC, n_features_to_select=2)),
     ],
-    ids=["last", "validated", "behind", "before", "model"],
+    ids=["last", "validated", "behind", "before", "model", "search", "search behind", "one"],
 )
 def test_selectors_that_predict(estimator: Any) -> None:
     estimator.fit(X, Y)

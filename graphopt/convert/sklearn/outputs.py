@@ -160,12 +160,6 @@ def _rewire(model: ir.Model, estimator: Any, wanted: Sequence[Output], batch: Ba
     graph = model.graph
     remove_zipmaps(graph)
     outputs = list(graph.outputs)
-    if not any(item.part is not None for item in wanted) and len(outputs) < len(wanted):
-        # It takes what selects features for a transformer, though it predicts, too.
-        raise CheckFailed(
-            f"it writes {len(outputs)} of the outputs {', '.join(item.name for item in wanted)}",
-            fix="put what it selects and its estimator_ into a Pipeline, and convert that",
-        )
     names = {value.name for value in outputs}
     parts = [item for item in wanted if item.part is not None]
     joined = _joined(outputs[1], len(parts)) if parts else None

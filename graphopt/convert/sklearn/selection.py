@@ -42,16 +42,27 @@ def _select(scope: Any, operator: Any, container: Any) -> None:
 
 
 def as_predictor(estimator: Any) -> Any:
-    """Return a pipeline of what RFE selects and its estimator; others as they are.
+    """Let what RFE selects be a step before its estimator; others stay as they are.
 
-    skl2onnx takes RFE for a transformer, although it predicts where it comes last.
+    skl2onnx takes RFE for a transformer, although it predicts where it comes last: in a pipeline,
+    in a search, or as one of several for two classes each.
+
+    Args:
+        estimator: A fitted one. Those that hold others are edited.
+
+    Returns:
+        What skl2onnx takes for a predictor.
     """
     from sklearn.pipeline import Pipeline
 
     kind = type(estimator).__name__
     if kind in ("RFE", "RFECV"):
-        return Pipeline([("select", estimator), ("predict", estimator.estimator_)])
+        return Pipeline([("select", estimator), ("predict", as_predictor(estimator.estimator_))])
     if kind == "Pipeline" and estimator.steps:
         name, last = estimator.steps[-1]
         estimator.steps = [*estimator.steps[:-1], (name, as_predictor(last))]
+    if kind.endswith("SearchCV") and hasattr(estimator, "best_estimator_"):
+        estimator.best_estimator_ = as_predictor(estimator.best_estimator_)
+    if kind.startswith("OneVs"):
+        estimator.estimators_ = [as_predictor(member) for member in estimator.estimators_]
     return estimator
