@@ -170,3 +170,20 @@ def qlinear_conv(
     scaled = total.to(torch.float32) * scale.reshape(channels)
     shifted = torch.round(scaled) + y_zero_point.reshape(()).to(torch.float32)
     return saturated(shifted, call, y_zero_point.dtype)
+
+
+@operator("CausalConvWithState")
+def causal_conv_with_state(
+    call: Call,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    past: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Convolve each channel with what came before; also return what the next call has before it."""
+    before = weight.shape[2] - 1
+    whole = functional.pad(x, (before, 0)) if past is None else torch.cat((past, x), 2)
+    y = functional.conv1d(whole, weight, bias, groups=x.shape[1])
+    if call.text("activation", "none") in ("silu", "swish"):
+        y = functional.silu(y)
+    return y, whole[..., whole.shape[2] - before :]
