@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="The folder to write to.",
 )
-@click.option("--to", "target", required=True, metavar="TARGET", help="openvino.")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="TARGET",
+    help="torch, tensorflow, tflite or openvino.",
+)
 @click.option("--data", metavar="NPZ", help="Inputs to compare on [made up].")
 @tolerance_options
 @click.option("--json", "json_file", metavar="FILE", help="Write the results as JSON; - is stdout.")

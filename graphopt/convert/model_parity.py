@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from graphopt.convert.parity import REFUSED, Parity, checked, listed
@@ -13,7 +15,8 @@ from graphopt.runtime.session import Session
 from graphopt.runtime.synthetic import synthetic_feeds
 
 _SAMPLES = 4
-_BATCHES = (4, 3, 1)
+BATCHES = (4, 3, 1)
+"""Samples that run together, where the batch is free."""
 
 
 def feeds_of(model: ir.Model, data: str | None) -> Feeds:
@@ -33,6 +36,7 @@ def check_candidate(
     candidate: Candidate,
     feeds: Feeds,
     tolerance: Tolerance | None,
+    samples: Sequence[int] = BATCHES,
 ) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
     """Run both on the same inputs, at several batch sizes where the batch is free.
 
@@ -42,6 +46,7 @@ def check_candidate(
         candidate: What must compute the same.
         feeds: What `feeds_of` returns.
         tolerance: What the outputs may differ by; None: what float reassociation explains.
+        samples: The batch sizes.
 
     Returns:
         What was compared, and a note for each of the further sizes that the reference refuses.
@@ -52,11 +57,12 @@ def check_candidate(
     found: list[Parity] = []
     notes: list[str] = []
     tolerances = {} if tolerance is None else {"*": tolerance}
-    for batch in _sized(model, feeds):
+    for batch, *more in _sized(model, feeds, samples):
         comparison = Comparison(reference, candidate, tolerances=tolerances)
         sizes = _sizes(model, batch)
         try:
-            comparison.run(batch)
+            for each in (batch, *more):
+                comparison.run(each)
         except CheckFailed as error:
             # What varies along axis 0 need not be a batch, nor vary where other sizes stay.
             if not found or _runs(reference, batch):
@@ -83,14 +89,15 @@ def _runs(reference: Session, batch: Batch) -> bool:
     return True
 
 
-def _sized(model: ir.Model, feeds: Feeds) -> list[Batch]:
-    """The same samples in batches of several sizes; one where the model fixes it."""
-    batches: list[Batch] = []
-    for size in _BATCHES:
-        batch = next(feeds.batches(size))
-        if all(_sizes(model, batch) != _sizes(model, other) for other in batches):
-            batches.append(batch)
-    return batches
+def _sized(model: ir.Model, feeds: Feeds, samples: Sequence[int]) -> list[list[Batch]]:
+    """The same samples in batches of several sizes; of one where the model fixes it."""
+    found: list[list[Batch]] = []
+    for size in samples:
+        batches = list(feeds.batches(size))
+        sizes = _sizes(model, batches[0])
+        if all(_sizes(model, others[0]) != sizes for others in found):
+            found.append([batch for batch in batches if _sizes(model, batch) == sizes])
+    return found
 
 
 def _sizes(model: ir.Model, batch: Batch) -> dict[str, int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from graphopt.convert.export.contract import Run
+from graphopt.convert.export.contract import Order, Run, Written
 from graphopt.convert.finishing import require
+from graphopt.convert.model_parity import BATCHES
 from graphopt.convert.reasons import first_line
 from graphopt.errors import CheckFailed, GraphoptError
 from graphopt.runtime.feeds import Array, Batch
@@ -22,21 +21,17 @@ NOTES = (
     " INFERENCE_PRECISION_HINT is f32",
 )
 
+__all__ = ["BATCHES", "NOTES", "write"]
 
-def write(model: ir.Model, source: Path, folder: Path, name: str) -> Run:
+
+def write(order: Order) -> Written:
     """Convert a model by OpenVINO's own reader of ONNX, and compile what was written on the CPU.
 
     Weights keep their types: OpenVINO would store floats in half precision by default. It computes
     in the types of the model, too.
 
     Args:
-        model: The model, for the order of its outputs.
-        source: Its file.
-        folder: An empty folder.
-        name: What to call the files.
-
-    Returns:
-        What runs the written files.
+        order: What to write, and where.
 
     Raises:
         GraphoptError: OpenVINO is not installed, or does not take the model.
@@ -44,9 +39,9 @@ def write(model: ir.Model, source: Path, folder: Path, name: str) -> Run:
     require(["openvino"], "openvino", "OpenVINO")
     import openvino
 
-    path = folder / f"{name}.xml"
+    path = order.folder / f"{order.name}.xml"
     try:
-        converted = openvino.convert_model(str(source))
+        converted = openvino.convert_model(str(order.source))
         openvino.save_model(converted, str(path), compress_to_fp16=False)
         compiled = openvino.Core().compile_model(
             str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
@@ -54,9 +49,9 @@ def write(model: ir.Model, source: Path, folder: Path, name: str) -> Run:
     except Exception as error:
         # OpenVINO raises RuntimeError and its own errors for what it cannot read or compile.
         raise GraphoptError(
-            f"OpenVINO does not take it: {first_line(error, _PLACES)}", file=source
+            f"OpenVINO does not take it: {first_line(error, _PLACES)}", file=order.source
         ) from error
-    return _runner(compiled, [value.name or "" for value in model.graph.outputs])
+    return Written(_runner(compiled, [value.name or "" for value in order.model.graph.outputs]))
 
 
 def _runner(compiled: Any, outputs: Sequence[str]) -> Run:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from graphopt.convert.export.contract import Run
-from graphopt.convert.model_parity import check_candidate, feeds_of
+from graphopt.convert.model_parity import check_candidate
 from graphopt.convert.parity import Parity
 from graphopt.errors import CheckFailed
 from graphopt.runtime.difference import Tolerance
-from graphopt.runtime.feeds import Batch
+from graphopt.runtime.feeds import Batch, Feeds
 from graphopt.runtime.session import Session
 
 
@@ -35,25 +35,25 @@ class _Exported:
 def check_exported(
     model: ir.Model,
     run: Run,
-    *,
-    data: str | None,
+    feeds: Feeds,
     tolerance: Tolerance | None,
+    samples: Sequence[int],
 ) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
     """Run both on the same inputs, at several batch sizes where the batch is free.
 
     Args:
         model: The model that was exported.
         run: Runs the exported one: inputs by name to outputs in order.
-        data: What `open_feeds` reads; None: made-up inputs.
+        feeds: The inputs, of `feeds_of`.
         tolerance: What the outputs may differ by; None: what float reassociation explains.
+        samples: The batch sizes.
 
     Returns:
         What was compared, and a note for each set of sizes that ONNX Runtime refuses.
 
     Raises:
         CheckFailed: An output differs, or ONNX Runtime does not run the model.
-        GraphoptError: There are no inputs to compare on.
     """
     session = Session(model, title="ONNX Runtime")
     exported = _Exported(run, session.output_names)
-    return check_candidate(model, session, exported, feeds_of(model, data), tolerance)
+    return check_candidate(model, session, exported, feeds, tolerance, samples)

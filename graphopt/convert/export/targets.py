@@ -1,44 +1,41 @@
-"""The targets there are, those there are not and why, and what an export is held against."""
+"""The targets there are, and what an export is held against."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
-import onnx_ir as ir
-
-from graphopt.convert.export.contract import Run
+from graphopt.convert.export.contract import Order, Written
 from graphopt.convert.export.proof import check_exported
+from graphopt.convert.model_parity import feeds_of
 from graphopt.convert.parity import Parity
 from graphopt.errors import GraphoptError
 from graphopt.model import load
 from graphopt.model.atomic import one_line_errors
 from graphopt.runtime.difference import Tolerance
 
-TARGETS = {"openvino": "graphopt.convert.export.openvino"}
-"""Modules by the name that `--to` takes. Each one is a `_Target`."""
-
-ABSENT = {
-    "torch": "it comes with training, which holds a graph as a torch module",
-    "tensorflow": "onnx2tf, the one converter still kept, pins TensorFlow 2.19, numpy 1 and onnx"
-    " 1.19, and does not install beside what graphopt needs",
-    "tflite": "onnx2tf, the one converter still kept, pins TensorFlow 2.19, numpy 1 and onnx 1.19,"
-    " and does not install beside what graphopt needs",
+TARGETS = {
+    "torch": "graphopt.convert.export.torch",
+    "tensorflow": "graphopt.convert.export.tensorflow",
+    "tflite": "graphopt.convert.export.tflite",
+    "openvino": "graphopt.convert.export.openvino",
 }
-"""Targets that people ask for, and why they are not there."""
+"""Modules by the name that `--to` takes. Each one is a `_Target`."""
 
 
 class _Target(Protocol):
     NOTES: tuple[str, ...]
     """What the user should know of all that is exported so."""
 
-    def write(self, model: ir.Model, source: Path, folder: Path, name: str) -> Run:
-        """Write files into an empty folder, read them again, and return what runs them."""
+    BATCHES: tuple[int, ...]
+    """The batch sizes to compare at; the first is that of the example."""
+
+    def write(self, order: Order) -> Written:
+        """Write files into the folder, and read them again."""
         ...
 
 
@@ -81,11 +78,6 @@ def export(
         GraphoptError: There is no such target, its library is missing or does not take the model.
         CheckFailed: The exported model computes something else than ONNX Runtime.
     """
-    if target in ABSENT:
-        raise GraphoptError(
-            f"there is no export to {target}: {ABSENT[target]}",
-            fix=f"choose from {', '.join(TARGETS)}",
-        )
     if target not in TARGETS:
         raise GraphoptError(
             f"no target is called {target!r}", fix=f"choose from {', '.join(TARGETS)}"
@@ -98,9 +90,12 @@ def export(
         one_line_errors(folder),
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as staged,
     ):
-        run = writer.write(model, Path(source), Path(staged), Path(source).stem)
-        parity, notes = check_exported(model, run, data=data, tolerance=tolerance)
-        return Export(_published(Path(staged), folder), parity, (*writer.NOTES, *notes))
+        feeds = feeds_of(model, data)
+        example = next(feeds.batches(writer.BATCHES[0]))
+        written = writer.write(Order(model, Path(source), Path(staged), Path(source).stem, example))
+        parity, notes = check_exported(model, written.run, feeds, tolerance, writer.BATCHES)
+        files = _published(Path(staged), folder)
+        return Export(files, parity, (*writer.NOTES, *written.notes, *notes))
 
 
 def _check_folder(folder: Path) -> None:
@@ -114,9 +109,13 @@ def _check_folder(folder: Path) -> None:
 
 def _published(staged: Path, folder: Path) -> tuple[Path, ...]:
     """Move files to where they belong; the one to load comes last, when its data are there."""
-    folder.mkdir(exist_ok=True)
-    order: Mapping[str, int] = {".bin": 0, ".xml": 1}
-    files = sorted(staged.iterdir(), key=lambda path: (order.get(path.suffix, 0), path.name))
+    inner = [path.relative_to(staged) for path in staged.rglob("*") if path.is_file()]
+    files = sorted(inner, key=lambda path: (path.suffix in _LOADED, path.as_posix()))
     for path in files:
-        shutil.move(path, folder / path.name)
-    return tuple(folder / path.name for path in reversed(files))
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(staged / path, folder / path)
+    return tuple(folder / path for path in reversed(files))
+
+
+_LOADED = (".xml", ".pt2", ".tflite", ".pb")
+"""Ends of the names of files that say where the others are."""
