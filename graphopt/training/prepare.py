@@ -30,7 +30,8 @@ def prepared(model: ir.Model) -> ir.Model:
     constants are initializers of the main graph.
 
     Raises:
-        GraphoptError: The model has operators that nothing computes, or cannot be raised.
+        GraphoptError: The model has operators that nothing computes, takes text, or cannot be
+            raised.
     """
     copy = model.clone()
     raise_opset(copy, OPSET)
@@ -56,4 +57,10 @@ def _check(model: ir.Model) -> None:
         raise GraphoptError(
             f"nothing computes {', '.join(unknown)} in PyTorch",
             fix="rewrite these operators first, or leave the model in ONNX",
+        )
+    text = [value.name for value in model.graph.inputs if value.dtype == ir.DataType.STRING]
+    if text:
+        raise GraphoptError(
+            f"input {text[0]!r} is text, for which PyTorch has no tensors",
+            fix="cut the graph behind what reads it",
         )

@@ -37,8 +37,8 @@ EXTRAS = {
     "openvino": "openvino",
 }
 UNKNOWN = """
-<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
-g (float[batch, 4] x) => (float[batch, 4] y) { y = ai.onnx.ml.Normalizer <norm = "L2"> (x) }
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch, 4, 4] x) => (float[batch] y) { y = Det (x) }
 """
 
 
