@@ -28,6 +28,7 @@ from passes.cleanup import (
     known_shapes,
     layout_chains,
     legacy_inputs,
+    moved_transposes,
     pads,
     subexpressions,
 )
@@ -47,8 +48,9 @@ class Cleanup(Pass):
     Rules are applied in rounds until a whole round finds nothing: constants are folded, identities
     and operators without effect, dead code, repeated subexpressions, equal initializers, unused
     functions and opset imports go, branches that cannot run too; neighbours that one operator can
-    replace are merged, and affine operators are folded into the weights beside them. What
-    torch.onnx writes at each node to be debugged (its stack, its FX node) goes as well.
+    replace are merged, Transposes move where that leaves fewer of them, and affine operators are
+    folded into the weights beside them. What torch.onnx writes at each node to be debugged (its
+    stack, its FX node) goes as well.
     The main graph, bodies and functions are covered. No round adds nodes, and folding adds at
     most `max_bytes` to the file: results that need more than the constants they replace are
     declined from then on. Quantized weights stay quantized: constants behind
@@ -106,6 +108,7 @@ class Cleanup(Pass):
             identities.rewrites,
             known_shapes.rewrites,
             layout_chains.rewrites,
+            moved_transposes.rewrites,
             elementwise_chains.rewrites,
             pads.rewrites,
             fold_affine.rewrites,

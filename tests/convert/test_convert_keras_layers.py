@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from graphopt.convert import convert
+from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
 
 keras = pytest.importorskip("keras")
@@ -103,3 +103,39 @@ def _add_argument(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in (content | {"config.json": json.dumps(config).encode()}).items():
             archive.writestr(name, data)
+
+
+def images_with(*, groups: bool, gates: bool) -> Any:
+    """A network over images whose channels are normalized in groups, or weighed by gates."""
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", kernel_initializer="he_normal")(
+        image
+    )
+    if groups:
+        x = layers.GroupNormalization(2, gamma_initializer="he_normal")(x)
+    if gates:
+        gate = layers.Dense(8, activation="sigmoid")(layers.GlobalAveragePooling2D()(x))
+        x = x * layers.Reshape((1, 1, 8))(gate)
+    pooled = layers.AveragePooling2D(2)(x)
+    return keras.Model(image, [layers.GlobalMaxPooling2D()(x), pooled])
+
+
+@pytest.mark.parametrize(
+    "parts", [{"groups": True}, {"gates": True}, {"groups": True, "gates": True}]
+)
+def test_no_transpose_stands_between_channels_first(tmp_path: Path, parts: dict[str, bool]) -> None:
+    keras.utils.set_random_seed(0)
+    model = images_with(**{"groups": False, "gates": False, **parts})
+    path = tmp_path / "model.keras"
+    model.save(path)
+    converted = convert(str(path), options=Options(layout="nchw")).model
+    assert "Transpose" not in {node.op_type for node in converted.graph}
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(converted).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    image = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
+    peaks, pooled = session.run(None, {"image": np.ascontiguousarray(image.transpose(0, 3, 1, 2))})
+    expected = model(image, training=False)
+    np.testing.assert_allclose(peaks, expected[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(pooled.transpose(0, 2, 3, 1), expected[1], rtol=1e-4, atol=1e-5)
