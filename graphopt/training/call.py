@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import onnx_ir as ir
@@ -11,9 +11,6 @@ import torch
 from graphopt.errors import GraphoptError
 from graphopt.training.dtypes import torch_dtype, torch_tensor
 from graphopt.training.numbers import Value
-
-Types = Callable[[ir.Value], ir.DataType | None]
-"""Tells the element type of a value."""
 
 
 class Bodies(Protocol):
@@ -41,18 +38,14 @@ class Call:
 
     Args:
         node: The node.
-        types: The element types of the model's values.
         bodies: What runs the graphs that the node holds.
         device: Where tensors are made that no input says a device for.
     """
 
-    def __init__(
-        self, node: ir.Node, types: Types, bodies: Bodies, device: torch.device | None
-    ) -> None:
+    def __init__(self, node: ir.Node, bodies: Bodies, device: torch.device | None) -> None:
         self.node = node
         self.bodies = bodies
         self.device = device
-        self._types = types
 
     @property
     def inputs(self) -> int:
@@ -104,11 +97,11 @@ class Call:
     def input_type(self, index: int) -> ir.DataType | None:
         """Return the ONNX type of an input; None: left out, or not known."""
         value = self.node.inputs[index] if index < len(self.node.inputs) else None
-        return None if value is None else self._types(value)
+        return None if value is None else value.dtype
 
     def output_type(self, index: int = 0) -> ir.DataType | None:
         """Return the ONNX type of an output; None: not known."""
-        return self._types(self.node.outputs[index])
+        return self.node.outputs[index].dtype
 
     def output_dtype(self, index: int = 0) -> torch.dtype:
         """Return the PyTorch type of an output.

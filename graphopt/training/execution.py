@@ -10,7 +10,7 @@ import torch
 
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import bodies
-from graphopt.training.call import Call, Types
+from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, tensor_of
 from graphopt.training.operators import ON_NUMBERS, Operator, find
 
@@ -22,11 +22,9 @@ class Plan:
 
     Args:
         model: What `graphopt.training.prepare.prepared` returns.
-        types: The element types of its values.
     """
 
-    def __init__(self, model: ir.Model, types: Types) -> None:
-        self.types = types
+    def __init__(self, model: ir.Model) -> None:
         self._operators: dict[ir.Node, Operator] = {}
         self._dead_after: dict[ir.Node, list[ir.Value]] = {}
         self._captured: dict[ir.Graph, list[ir.Value]] = {}
@@ -120,7 +118,7 @@ class Execution:
 
     def _step(self, node: ir.Node) -> None:
         inputs = [None if each is None else self._contents[each] for each in node.inputs]
-        call = Call(node, self._plan.types, self, self._device)
+        call = Call(node, self, self._device)
         found = _computed(self._plan.operator(node), call, inputs)
         outputs = found if isinstance(found, tuple) else (found,)
         # An operator may leave out outputs at the end that the node does not name either.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from torch import nn
 
 from graphopt.errors import GraphoptError
 from graphopt.model.load import load
-from graphopt.rewrite.value_types import ValueTypes
 from graphopt.training import parameters
 from graphopt.training.dtypes import torch_dtype
-from graphopt.training.execution import Contents, Execution, Plan
+from graphopt.training.execution import Execution
 from graphopt.training.numbers import MAX_NUMBERS, Numbers, Value, tensor_of
 from graphopt.training.operators import find
 from graphopt.training.prepare import prepared
+from graphopt.training.weightless import Weightless
 
 
 class OnnxModule(nn.Module):
@@ -29,42 +29,52 @@ class OnnxModule(nn.Module):
     integers are buffers, under their names in the model (see `graphopt.training.parameters`).
     It takes the model's inputs in order or by name, and returns the output, or a tuple of them.
 
+    The types of the graph are what they are in the model: `to(device)` moves it, but another
+    element type is for a pass to write, such as `to_float16`.
+
     Args:
         model: The model; it stays as it is, and its weights are copied.
+        train: Names of initializers to train that would not be: single numbers which no layer
+            reads, such as a learned temperature.
 
     Raises:
-        GraphoptError: Nothing computes an operator of the model, or PyTorch lacks a type.
+        GraphoptError: Nothing computes an operator of the model, PyTorch lacks a type, or there is
+            no initializer of such a name.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, train: Collection[str] = ()) -> None:
         super().__init__()
         own = prepared(model)
-        self._own = own
-        self._plan = Plan(own, ValueTypes(own))
-        self._keys: dict[ir.Value, str] = {}
-        self._numbers: dict[ir.Value, Numbers] = {}
-        for value in own.graph.initializers.values():
-            constant = _numbers(value)
-            if constant is None:
-                self._keys[value] = parameters.hold(self, value)
+        initializers = own.graph.initializers
+        absent = sorted(set(train) - set(initializers))
+        if absent:
+            raise GraphoptError(f"the model has no initializer {absent[0]!r} to train")
+        trained = parameters.trainable(own) | set(train)
+        self._keys: dict[str, str] = {}
+        self._numbers: dict[str, Numbers] = {}
+        for name, value in initializers.items():
+            numbers = None if name in trained else _numbers(value)
+            if numbers is None:
+                self._keys[name] = parameters.hold(self, value, train=name in trained)
             else:
-                self._numbers[value] = constant
-        self._inputs = [value for value in own.graph.inputs if value not in self._held()]
+                self._numbers[name] = numbers
+        self._graph = Weightless(own)
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
-        return tuple(value.name or "" for value in self._inputs)
+        names = (value.name or "" for value in self._graph.graph.inputs)
+        return tuple(name for name in names if name not in self._keys | self._numbers)
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs, in order."""
-        return tuple(value.name or "" for value in self._own.graph.outputs)
+        return tuple(value.name or "" for value in self._graph.graph.outputs)
 
     @property
     def initializer_names(self) -> Mapping[str, str]:
         """Names of the model's initializers, by key of the module's `state_dict`."""
-        return {key: value.name or "" for value, key in self._keys.items()}
+        return {key: name for name, key in self._keys.items()}
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Compute the outputs.
@@ -77,45 +87,58 @@ class OnnxModule(nn.Module):
             The output; a tuple where the model has several.
 
         Raises:
-            GraphoptError: An input is missing or unknown, or an operator cannot be computed.
+            GraphoptError: An input is missing or unknown, the module was cast to another type, or
+                an operator cannot be computed.
         """
-        fed = dict(zip(self._inputs, inputs, strict=False))
-        by_name = dict(zip(self.input_names, self._inputs, strict=True))
-        for name, tensor in named.items():
-            if name not in by_name:
-                raise GraphoptError(f"the model has no input {name!r}", fix=self._usage())
-            fed[by_name[name]] = tensor
-        if len(inputs) > len(self._inputs) or len(fed) < len(self._inputs):
-            raise GraphoptError(f"{len(inputs) + len(named)} inputs are given", fix=self._usage())
-        contents: Contents = {
-            value: parameters.found(self, key) for value, key in self._keys.items()
-        }
-        contents.update(self._numbers)
-        contents.update(fed)
-        device = self._device(fed.values())
-        execution = Execution(self._plan, contents, device)
-        graph_inputs = [contents[value] for value in self._own.graph.inputs]
-        outputs = [_out(each, device) for each in execution.run(self._own.graph, graph_inputs)]
+        contents = self._fed(inputs, named)
+        device = self._device(contents.values())
+        contents |= self._numbers
+        contents |= {name: parameters.found(self, key) for name, key in self._keys.items()}
+        graph = self._graph.graph
+        self._check_types(contents)
+        execution = Execution(self._graph.plan, {}, device)
+        found = execution.run(graph, [contents[value.name or ""] for value in graph.inputs])
+        outputs = [_out(each, device) for each in found]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def _held(self) -> set[ir.Value]:
-        return {*self._keys, *self._numbers}
+    def _fed(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
+        names = self.input_names
+        usage = f"give {', '.join(names)}"
+        unknown = sorted(set(named) - set(names[len(inputs) :]))
+        if unknown:
+            raise GraphoptError(f"the model has no further input {unknown[0]!r}", fix=usage)
+        if len(inputs) + len(named) != len(names):
+            raise GraphoptError(f"{len(inputs) + len(named)} inputs are given", fix=usage)
+        return dict(zip(names, inputs, strict=False)) | dict(named)
 
-    def _usage(self) -> str:
-        return f"give {', '.join(self.input_names)}"
+    def _check_types(self, contents: Mapping[str, Any]) -> None:
+        for value in self._graph.graph.inputs:
+            held = contents[value.name or ""]
+            if value.name not in self._keys or value.dtype is None:
+                continue
+            if held.dtype != torch_dtype(value.dtype):
+                raise GraphoptError(
+                    f"weight {value.name!r} was cast to {held.dtype}, and the graph computes in"
+                    f" {value.dtype.name}",
+                    fix="write the model in the other type by a pass, such as to_float16",
+                )
 
-    def _device(self, values: Any) -> torch.device | None:
+    def _device(self, values: Iterable[Any]) -> torch.device | None:
         tensors = (each for each in (*values, *self.parameters(), *self.buffers()))
         return next((each.device for each in tensors if isinstance(each, torch.Tensor)), None)
 
 
-def to_torch(model: ir.Model | str | Path) -> OnnxModule:
+def to_torch(model: ir.Model | str | Path, *, train: Collection[str] = ()) -> OnnxModule:
     """Make a module of PyTorch from a model or its file.
+
+    Args:
+        model: The model or its file.
+        train: Names of initializers to train that would not be; see `OnnxModule`.
 
     Raises:
         GraphoptError: The file cannot be read, or nothing computes an operator of the model.
     """
-    return OnnxModule(model if isinstance(model, ir.Model) else load(model))
+    return OnnxModule(model if isinstance(model, ir.Model) else load(model), train=train)
 
 
 def _numbers(value: ir.Value) -> Numbers | None:

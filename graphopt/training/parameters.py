@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from graphopt.rewrite.constants import is_op
+from graphopt.rewrite.layers import Role
+from graphopt.rewrite.weights import Weight, weights
 from graphopt.training.dtypes import torch_tensor
 
 _PASSED_ON = ("Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -43,18 +45,39 @@ _UNTRAINED = {
 }
 
 
-def is_trainable(value: ir.Value) -> bool:
-    """Whether an initializer is a weight that training would change.
+def trainable(model: ir.Model) -> set[str]:
+    """Return the names of the initializers that are weights which training would change.
 
-    That is one of more than one floating-point number, none of whose readers takes it for a
-    running statistic, a bound, a scale of quantization, a mask or a table of positions.
+    Those are floating-point numbers none of whose readers takes them for a running statistic, a
+    bound, a scale of quantization, a mask or a table of positions. A single number may be any
+    constant: it is a weight where a layer reads it as such, as its bias or its slope, say.
+
+    Args:
+        model: A prepared one, whose constants are initializers of its main graph.
     """
+    read_by_layers = {
+        found.value for found in weights(model, roles=tuple(Role)) if isinstance(found, Weight)
+    }
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if _is_real(value)
+        and _trained_through(value)
+        and (value in read_by_layers or _size(value) > 1 or _is_slope(value))
+    }
+
+
+def _is_real(value: ir.Value) -> bool:
     tensor = value.const_value
-    if tensor is None or not tensor.dtype.is_floating_point() or tensor.size < 2:
-        return False
-    if tensor.dtype.bitwidth < 16:
-        return False
-    return _trained_through(value)
+    return tensor is not None and tensor.dtype.is_floating_point() and tensor.dtype.bitwidth >= 16
+
+
+def _size(value: ir.Value) -> int:
+    return 0 if value.const_value is None else value.const_value.size
+
+
+def _is_slope(value: ir.Value) -> bool:
+    return any(is_op(node, "PRelu") and index == 1 for node, index in value.uses())
 
 
 def _trained_through(value: ir.Value) -> bool:
@@ -66,7 +89,7 @@ def _trained_through(value: ir.Value) -> bool:
     return True
 
 
-def hold(module: nn.Module, initializer: ir.Value) -> str:
+def hold(module: nn.Module, initializer: ir.Value, *, train: bool) -> str:
     """Let a module hold an initializer's tensor, in a tree of modules that follows its name.
 
     `layer1.0.weight` becomes the key of the same name in the module's `state_dict`. A part that
@@ -75,6 +98,7 @@ def hold(module: nn.Module, initializer: ir.Value) -> str:
     Args:
         module: The root of the tree.
         initializer: Has a name and a tensor.
+        train: Whether it is a parameter, and not a buffer.
 
     Returns:
         The key.
@@ -90,7 +114,7 @@ def hold(module: nn.Module, initializer: ir.Value) -> str:
         keys.append(key)
     key = _free(at, last, inner=False)
     tensor = torch_tensor(_tensor(initializer))
-    if is_trainable(initializer):
+    if train:
         at.register_parameter(key, nn.Parameter(tensor))
     else:
         at.register_buffer(key, tensor)

@@ -16,6 +16,7 @@ from graphopt.errors import GraphoptError
 from graphopt.model.order import restore_order
 from graphopt.model.scopes import scopes
 from graphopt.rewrite.opsets import NEWEST, raise_opset
+from graphopt.rewrite.value_types import ValueTypes
 from graphopt.training.call import label
 from graphopt.training.operators import find
 
@@ -26,8 +27,8 @@ OPSET = NEWEST
 def prepared(model: ir.Model) -> ir.Model:
     """Copy a model into the form that `OnnxModule` runs; weights are shared.
 
-    Its operators are those of opset `OPSET`, calls of functions are what the functions hold, and
-    constants are initializers of the main graph.
+    Its operators are those of opset `OPSET`, calls of functions are what the functions hold,
+    constants are initializers of the main graph, and values have their element types.
 
     Raises:
         GraphoptError: The model has operators that nothing computes, takes text, or cannot be
@@ -43,12 +44,25 @@ def prepared(model: ir.Model) -> ir.Model:
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(copy)
     LiftSubgraphInitializersToMainGraphPass()(copy)
     restore_order(copy)
+    _write_types(copy)
     return copy
 
 
 def _nodes(model: ir.Model) -> Iterator[ir.Node]:
     for scope in list(scopes(model)):
         yield from scope.graph
+
+
+def _write_types(model: ir.Model) -> None:
+    types = ValueTypes(model)
+    for scope in scopes(model):
+        for value in (
+            *scope.graph.inputs,
+            *(each for node in scope.graph for each in node.outputs),
+        ):
+            known = types(value)
+            if known is not None and (value.type is None or isinstance(value.type, ir.TensorType)):
+                value.dtype = known
 
 
 def _check(model: ir.Model) -> None:

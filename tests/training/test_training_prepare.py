@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -26,6 +30,27 @@ Shifted <by> (a, b) => (c)
   c = Add (scaled, b)
 }
 """
+
+
+BRANCH = """
+<ir_version: 9, opset_import: ["" : 20]>
+g (float[n, 3] x) => (float[n, 3] y) <float[3] bias = {1, 2, 3}, float zero = {0}>
+{
+  total = ReduceSum <keepdims = 0> (x)
+  positive = Greater (total, zero)
+  y = If (positive) <
+    then_branch = a () => (float[m, 3] p) { p = Add (x, bias) },
+    else_branch = b () => (float[m, 3] q) { q = Sub (x, bias) }
+  >
+}"""
+
+
+def saved_and_loaded(module: OnnxModule) -> OnnxModule:
+    stream = io.BytesIO()
+    torch.save(module, stream)
+    stream.seek(0)
+    loaded: OnnxModule = torch.load(stream, weights_only=False)
+    return loaded
 
 
 def against_onnx_runtime(text: str) -> OnnxModule:
@@ -90,3 +115,59 @@ g (float[n, 2] x) => (float[n, 2] y)
     (held,) = (value.const_value for name, value in model.graph.initializers.items() if "0" in name)
     assert held is not None
     assert held.numpy().tolist() == [[1, 2], [3, 4]]
+
+
+ONE_NUMBER = """
+<ir_version: 9, opset_import: ["" : 20]>
+g (float[n, 2] x) => (float[n, 1] y)
+<float[2, 1] weight = {1, 2}, float[1] bias = {3}, float[1] slope = {0.5}, float temperature = {2},
+ float[1] shrink = {0.125}>
+{
+  a = Gemm (x, weight, bias)
+  b = PRelu (a, slope)
+  c = Mul (b, shrink)
+  y = Mul (c, temperature)
+}"""
+
+
+def test_a_single_number_trains_where_a_layer_reads_it_or_when_asked() -> None:
+    model = ir.from_proto(onnx.parser.parse_model(ONE_NUMBER))
+    parameters = dict(OnnxModule(model).named_parameters())
+    assert parameters.keys() == {"weight", "bias", "slope"}
+    asked = OnnxModule(model, train=["temperature"])
+    asked(torch.ones(3, 2)).sum().backward()
+    weights = dict(asked.named_parameters())
+    assert weights.keys() == {"weight", "bias", "slope", "temperature"}
+    assert weights["temperature"].grad == pytest.approx(6 * 0.125 * 3)
+    with pytest.raises(GraphoptError, match="no initializer 'warmth' to train"):
+        OnnxModule(model, train=["warmth"])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, saved_and_loaded])
+def test_a_copy_has_weights_of_its_own(copied: Callable[[OnnxModule], OnnxModule]) -> None:
+    module = OnnxModule(ir.from_proto(onnx.parser.parse_model(BRANCH)))
+    other = copied(module)
+    x = torch.tensor([[1.0, -2, 3]])
+    expected = module(x)
+    assert torch.equal(other(x), expected)
+    assert other.input_names == ("x",)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.zero_()
+    assert torch.equal(module(x), expected)
+    assert not torch.equal(other(x), expected)
+
+
+def test_a_module_of_another_type_is_refused() -> None:
+    module = OnnxModule(ir.from_proto(onnx.parser.parse_model(FUNCTION))).double()
+    with pytest.raises(GraphoptError, match=r"'bias' was cast to torch\.float64, .* in FLOAT; "):
+        module(torch.ones(1, 3))
+
+
+def test_inputs_that_do_not_fit() -> None:
+    module = OnnxModule(ir.from_proto(onnx.parser.parse_model(FUNCTION)))
+    x = torch.ones(1, 3)
+    assert torch.equal(module(x=x), module(x))
+    for inputs, named in (((x,), {"x": x}), ((), {"z": x}), ((x, x), {}), ((), {})):
+        with pytest.raises(GraphoptError, match=r"; give x$"):
+            module(*inputs, **named)

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import io
 import keyword
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def program_of(order: Order, *, dynamic: bool = True) -> Program:
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
     """Drop the progress and the graphs that exporters print."""
-    with contextlib.redirect_stderr(io.StringIO()), quiet():
+    with contextlib.redirect_stderr(io.StringIO()), quiet(logging.CRITICAL):
         yield
 
 
