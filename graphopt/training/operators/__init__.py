@@ -7,6 +7,6 @@ from graphopt.training.operators.registry import ON_NUMBERS, Operator, find
 
 __all__ = ["ON_NUMBERS", "Operator", "find"]
 
-for _family in pkgutil.iter_modules(__path__, f"{__name__}."):
+for _family in pkgutil.walk_packages(__path__, f"{__name__}."):
     # Each registers what it computes.
     importlib.import_module(_family.name)

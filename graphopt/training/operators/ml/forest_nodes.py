@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphopt.training.call import Call
-from graphopt.training.operators.ml_forest import MEMBER, MODES, Flags, Forest, Integers, Reals
+from graphopt.training.operators.ml.forest import MEMBER, MODES, Flags, Forest, Integers, Reals
 
 
 def by_ids(call: Call, kind: str, targets: int, dtype: np.dtype[Any]) -> Forest:

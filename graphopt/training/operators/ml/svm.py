@@ -11,7 +11,7 @@ from torch._higher_order_ops.while_loop import while_loop
 from torch.nn import functional
 
 from graphopt.training.call import Call
-from graphopt.training.operators.ml_scores import (
+from graphopt.training.operators.ml.scores import (
     class_count,
     label_of,
     mirrored,

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from graphopt.training.call import Call
-from graphopt.training.operators.ml_forest import (
+from graphopt.training.operators.ml.forest import (
     Forest,
     Reals,
     extreme,
@@ -23,8 +23,8 @@ from graphopt.training.operators.ml_forest import (
     leaves,
     summed,
 )
-from graphopt.training.operators.ml_forest_nodes import by_ids, by_places, reals
-from graphopt.training.operators.ml_scores import (
+from graphopt.training.operators.ml.forest_nodes import by_ids, by_places, reals
+from graphopt.training.operators.ml.scores import (
     class_count,
     has_numbers,
     label_of,

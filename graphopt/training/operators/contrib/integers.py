@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
-from graphopt.training.operators.contrib_attention import attended
+from graphopt.training.operators.contrib.attention import attended
 from graphopt.training.operators.registry import MICROSOFT, operator
 
 Tensor = torch.Tensor

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.training.call import Call
-from graphopt.training.operators.contrib_integers import centred, product, rounded
+from graphopt.training.operators.contrib.integers import centred, product, rounded
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import MICROSOFT, operator
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
-from graphopt.training.operators.ml_scores import (
+from graphopt.training.operators.ml.scores import (
     class_count,
     has_numbers,
     label_of,

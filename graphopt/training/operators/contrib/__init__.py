@@ -1,0 +1,1 @@
+"""Operators of `com.microsoft`, the domain of ONNX Runtime."""
