@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
+from itertools import pairwise
 
 SOURCE = "source"
 SINK = "sink"
@@ -28,30 +29,49 @@ class Network:
     def near_source(self) -> set[Hashable]:
         """Return the source's side of the cheapest cut, and of these the one with fewest vertices.
 
-        By augmenting shortest paths (Edmonds and Karp, 1972). It uses the network up.
+        By blocking flows (Dinic, 1970). It uses the network up.
         """
         while True:
-            came_from = self._search()
-            if SINK not in came_from:
-                return set(came_from)
-            path = list[tuple[Hashable, Hashable]]()
-            vertex: Hashable = SINK
-            while vertex != SOURCE:
-                path.append((came_from[vertex], vertex))
-                vertex = came_from[vertex]
-            room = min(self._rooms[start][end] for start, end in path)
-            for start, end in path:
-                self._rooms[start][end] -= room
-                self._rooms[end][start] += room
+            levels = self._levels()
+            if SINK not in levels:
+                return set(levels)
+            self._fill(levels)
 
-    def _search(self) -> dict[Hashable, Hashable]:
-        """Return all that can be reached, and from where."""
-        came_from: dict[Hashable, Hashable] = {SOURCE: SOURCE}
+    def _levels(self) -> dict[Hashable, int]:
+        """Say how far from the source all vertices are that can be reached, up to the sink."""
+        levels: dict[Hashable, int] = {SOURCE: 0}
         waiting = deque[Hashable]([SOURCE])
-        while waiting and SINK not in came_from:
+        while waiting and SINK not in levels:
             start = waiting.popleft()
             for end, room in self._rooms[start].items():
-                if room > 0 and end not in came_from:
-                    came_from[end] = start
+                if room > 0 and end not in levels:
+                    levels[end] = levels[start] + 1
                     waiting.append(end)
-        return came_from
+        return levels
+
+    def _fill(self, levels: dict[Hashable, int]) -> None:
+        """Fill paths on which each step leads away from the source, until there is none."""
+        ends = {vertex: list(self._rooms[vertex]) for vertex in levels}
+        path: list[Hashable] = [SOURCE]
+        while path:
+            start = path[-1]
+            if start == SINK:
+                self._push(path)
+                path = [SOURCE]
+            elif not ends[start]:
+                path.pop()
+                if path:
+                    ends[path[-1]].pop()
+            else:
+                end = ends[start][-1]
+                if self._rooms[start][end] > 0 and levels.get(end) == levels[start] + 1:
+                    path.append(end)
+                else:
+                    ends[start].pop()
+
+    def _push(self, path: list[Hashable]) -> None:
+        steps = list(pairwise(path))
+        room = min(self._rooms[start][end] for start, end in steps)
+        for start, end in steps:
+            self._rooms[start][end] -= room
+            self._rooms[end][start] += room
