@@ -144,3 +144,7 @@ def _computed(operator: Operator, call: Call, inputs: list[Value]) -> Any:
         if str(call) in error.cause:
             raise
         raise call.refused(error.cause, error.fix) from error
+    except Exception as error:
+        # Its type is PyTorch's, and tells torch.export what to do; the place is not in it.
+        error.add_note(f"computing {call}")
+        raise

@@ -114,14 +114,26 @@ class OnnxModule(nn.Module):
     def _check_types(self, contents: Mapping[str, Any]) -> None:
         for value in self._graph.graph.inputs:
             held = contents[value.name or ""]
-            if value.name not in self._keys or value.dtype is None:
+            if isinstance(held, Numbers) or not isinstance(value.type, ir.TensorType):
                 continue
-            if held.dtype != torch_dtype(value.dtype):
+            if not isinstance(held, torch.Tensor):
                 raise GraphoptError(
-                    f"weight {value.name!r} was cast to {held.dtype}, and the graph computes in"
-                    f" {value.dtype.name}",
-                    fix="write the model in the other type by a pass, such as to_float16",
+                    f"input {value.name!r} is a {type(held).__name__}",
+                    fix="give a tensor, such as torch.from_numpy(array)",
                 )
+            if held.dtype != torch_dtype(value.type.dtype):
+                raise self._other_type(value.name or "", held.dtype, value.type.dtype)
+
+    def _other_type(self, name: str, found: torch.dtype, dtype: ir.DataType) -> GraphoptError:
+        if name in self._keys:
+            return GraphoptError(
+                f"weight {name!r} was cast to {found}, and the graph computes in {dtype.name}",
+                fix="write the model in the other type by a pass, such as to_float16",
+            )
+        return GraphoptError(
+            f"input {name!r} is of {found}, and the model takes {dtype.name}",
+            fix=f"give tensor.to({torch_dtype(dtype)})",
+        )
 
     def _device(self, values: Iterable[Any]) -> torch.device | None:
         tensors = (each for each in (*values, *self.parameters(), *self.buffers()))

@@ -49,7 +49,8 @@ def trainable(model: ir.Model) -> set[str]:
     """Return the names of the initializers that are weights which training would change.
 
     Those are floating-point numbers none of whose readers takes them for a running statistic, a
-    bound, a scale of quantization, a mask or a table of positions. A single number may be any
+    bound, a scale of quantization, a mask or a table of positions (factors of several axes, terms
+    beyond 1e4). A single number may be any
     constant: it is a weight where a layer reads it as such, as its bias or its slope, say.
 
     Args:
@@ -63,6 +64,7 @@ def trainable(model: ir.Model) -> set[str]:
         for name, value in model.graph.initializers.items()
         if _is_real(value)
         and _trained_through(value)
+        and not _is_table(value)
         and (value in read_by_layers or _size(value) > 1 or _is_slope(value))
     }
 
@@ -82,11 +84,38 @@ def _is_slope(value: ir.Value) -> bool:
 
 def _trained_through(value: ir.Value) -> bool:
     for node, index in value.uses():
-        if index in _UNTRAINED.get(node.op_type, ()):
+        if index in _UNTRAINED.get(node.op_type, ()) or _is_of_groups(node, index):
             return False
         if is_op(node, *_PASSED_ON) and not _trained_through(node.outputs[0]):
             return False
     return True
+
+
+def _is_of_groups(node: ir.Node, index: int) -> bool:
+    """Whether a constant is the ones or zeros of a group normalization.
+
+    Exporters write it as one of instances, between a Reshape to groups and one back; its scale
+    and its shift come behind.
+    """
+    producer = node.inputs[0].producer() if node.inputs and node.inputs[0] else None
+    grouped = producer is not None and is_op(producer, "Reshape")
+    return grouped and index > 0 and is_op(node, "InstanceNormalization")
+
+
+def _is_table(value: ir.Value) -> bool:
+    """Whether a constant masks scores, or multiplies positions: it has huge numbers or axes."""
+    tensor = value.const_value
+    if tensor is None:
+        return False
+    factor = any(is_op(node, "Mul", "Div") for node, _ in value.uses())
+    if factor and sum(size != 1 for size in tensor.shape.numpy()) > 1:
+        return True
+    added = any(is_op(node, "Add", "Sub") for node, _ in value.uses())
+    return added and not bool((abs(tensor.numpy().astype("float32")) < _LARGEST).all())
+
+
+_LARGEST = 1e4
+"""Masks hold the lowest number or minus infinity, weights nothing as large."""
 
 
 def hold(module: nn.Module, initializer: ir.Value, *, train: bool) -> str:

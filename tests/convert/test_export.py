@@ -64,6 +64,20 @@ def test_openvino_computes_what_onnx_runtime_computes(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+FUNCTION = """
+<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+g (float[batch, 3] x, float scale) => (float[batch, 3] y) { y = own.Scaled (x, scale) }
+<domain: "own", opset_import: ["" : 17]>
+Scaled (a, b) => (c) { c = Mul (a, b) }
+"""
+
+
+def test_openvino_takes_functions_and_single_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    done = export(str(saved(FUNCTION, tmp_path / "function.onnx")), tmp_path / "out", "openvino")
+    assert [parity.max_abs for parity in done.parity] == [0, 0, 0]
+
+
 def test_two_inputs_two_outputs_and_their_dtypes(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     done = export(str(saved(TWO_INPUTS, tmp_path / "two.onnx")), tmp_path / "out", "openvino")
@@ -106,7 +120,9 @@ def test_what_differs_is_not_written_and_what_was_there_stays(
     out = tmp_path / "out"
     out.mkdir()
     (out / "digits_mlp.xml").write_text("before")
-    with pytest.raises(CheckFailed, match=r"output logits .* differs from ONNX Runtime's by 1"):
+    with pytest.raises(
+        CheckFailed, match=r"digits_mlp\.onnx: output logits .* differs from ONNX Runtime's by 1"
+    ):
         export(str(FIXTURE), out, "openvino")
     assert (out / "digits_mlp.xml").read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

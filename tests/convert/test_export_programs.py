@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from command_line import Ran
 
 from graphopt.convert.export import export
+from graphopt.convert.export.program import identifiers, renamed
 from graphopt.errors import GraphoptError
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -180,3 +182,27 @@ def test_what_another_runtime_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match=r"z\.onnx: .* does not take it") as error:
         export(model, tmp_path / "out", "tflite")
     assert "\n" not in str(error.value)
+
+
+def test_names_that_are_taken_stay_and_others_are_told() -> None:
+    names = ("a.b", "a_b", "A_b", "class", "_x", "1", "image")
+    given = identifiers(names, "input")
+    assert given[1] == "a_b"
+    assert given[-1] == "image"
+    assert len({name.lower() for name in given}) == len(names)
+    assert all(name.isidentifier() and not keyword.iskeyword(name) for name in given)
+    assert all(name[0].isalpha() for name in given)
+    (note,) = renamed(names, given)
+    assert "'class' is input_class" in note
+    assert "image" not in note
+
+
+def test_lists_are_refused(tmp_path: Path) -> None:
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch, 4] x) => (seq(float[batch, 2]) y) { y = SplitToSequence <axis = 1> (x, two) }
+"""
+    text = text.replace("{ y =", "<int64 two = {2}> { y =")
+    model = saved(text, tmp_path / "list.onnx")
+    with pytest.raises(GraphoptError, match=r"list\.onnx: 'y' is a list .*; let the model"):
+        export(model, tmp_path / "out", "torch")

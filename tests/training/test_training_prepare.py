@@ -171,3 +171,56 @@ def test_inputs_that_do_not_fit() -> None:
     for inputs, named in (((x,), {"x": x}), ((), {"z": x}), ((x, x), {}), ((), {})):
         with pytest.raises(GraphoptError, match=r"; give x$"):
             module(*inputs, **named)
+
+
+CONSTANTS = """
+<ir_version: 9, opset_import: ["" : 20]>
+g (float[n, 4, 3] x) => (float[n, 4, 3] y)
+<float[1, 4, 3] position = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
+ float[4, 3] cosine = {1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0}, float[3] scale = {1, 2, 3},
+ float[1, 4, 3] mask = {0, 0, -1e30, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+ float[2] ones = {1, 1}, float[2] zeros = {0, 0}, int64[3] groups = {0, 2, 6}>
+{
+  a = Add (x, position)
+  b = Mul (a, cosine)
+  c = Mul (b, scale)
+  d = Add (c, mask)
+  before = Shape (d)
+  e = Reshape (d, groups)
+  f = InstanceNormalization (e, ones, zeros)
+  y = Reshape (f, before)
+}"""
+
+
+def test_masks_tables_and_ones_of_groups_do_not_train() -> None:
+    module = OnnxModule(ir.from_proto(onnx.parser.parse_model(CONSTANTS)))
+    assert dict(module.named_parameters()).keys() == {"position", "scale"}
+    assert {"cosine", "mask", "ones", "zeros"} <= dict(module.named_buffers()).keys()
+
+
+def test_inputs_of_another_kind_or_type_are_named() -> None:
+    module = OnnxModule(ir.from_proto(onnx.parser.parse_model(FUNCTION)))
+    with pytest.raises(GraphoptError, match=r"input 'x' is a ndarray; .*from_numpy"):
+        module(np.ones((1, 3), np.float32))
+    with pytest.raises(GraphoptError, match=r"'x' is of torch\.int64, and the model takes FLOAT"):
+        module(torch.ones(1, 3, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="size of tensor") as error:
+        module(torch.ones(1, 4))
+    assert error.value.__notes__[0].startswith("computing Add")
+
+
+def test_a_huge_power_wraps_at_once() -> None:
+    model = onnx.parser.parse_model("""
+<ir_version: 9, opset_import: ["" : 20]>
+g () => (int64 y) <int64 three = {3}, int64 many = {2000000000}> { y = Pow (three, many) }""")
+    found = int(OnnxModule(ir.from_proto(model))())
+    assert found % 2**64 == pow(3, 2_000_000_000, 2**64)
+
+
+def test_counting_in_steps_of_0_is_refused() -> None:
+    model = onnx.parser.parse_model("""
+<ir_version: 9, opset_import: ["" : 20]>
+g () => (int64[n] y) <int64 one = {1}, int64 five = {5}, int64 zero = {0}>
+{ y = Range (one, five, zero) }""")
+    with pytest.raises(GraphoptError, match=r"Range .*: it counts in steps of 0"):
+        OnnxModule(ir.from_proto(model))()

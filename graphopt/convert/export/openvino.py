@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx_ir.passes.common import InlinePass
 
 from graphopt.convert.export.contract import Order, Run, Written
 from graphopt.convert.finishing import require
 from graphopt.convert.model_parity import BATCHES
 from graphopt.convert.reasons import first_line
 from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.model import save
 from graphopt.runtime.feeds import Array, Batch
 
-_PLACES = ("Exception from", "Check '")
+_PLACES = ("Exception from", "Check '", "FrontEnd API failed")
 
 NOTES = (
     "compared in float32; where a processor has bfloat16 OpenVINO computes in that unless"
@@ -41,7 +46,8 @@ def write(order: Order) -> Written:
 
     path = order.folder / f"{order.name}.xml"
     try:
-        converted = openvino.convert_model(str(order.source))
+        with _readable(order) as source:
+            converted = openvino.convert_model(str(source))
         openvino.save_model(converted, str(path), compress_to_fp16=False)
         compiled = openvino.Core().compile_model(
             str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
@@ -51,16 +57,32 @@ def write(order: Order) -> Written:
         raise GraphoptError(
             f"OpenVINO does not take it: {first_line(error, _PLACES)}", file=order.source
         ) from error
-    return Written(_runner(compiled, [value.name or "" for value in order.model.graph.outputs]))
+    return Written(_runner(compiled))
 
 
-def _runner(compiled: Any, outputs: Sequence[str]) -> Run:
+@contextlib.contextmanager
+def _readable(order: Order) -> Iterator[Path]:
+    """Give OpenVINO a file that it reads: binary, and without functions."""
+    if order.source.suffix == ".onnx" and not order.model.functions:
+        yield order.source
+        return
+    model = order.model.clone()
+    if model.functions:
+        InlinePass()(model)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save(model, path)
+        yield path
+
+
+def _runner(compiled: Any) -> Run:
     def run(batch: Batch) -> Sequence[Array]:
         try:
-            found = compiled({name: np.ascontiguousarray(array) for name, array in batch.items()})
+            found = compiled({name: np.asarray(array, order="C") for name, array in batch.items()})
         except Exception as error:
             # As above: whatever its kernels raise.
             raise CheckFailed(f"OpenVINO does not run it: {first_line(error, _PLACES)}") from error
-        return [np.asarray(found[name]) for name in outputs]
+        # By position: an output that is an input has the latter's name.
+        return [np.asarray(found[output]) for output in compiled.outputs]
 
     return run

@@ -50,10 +50,11 @@ class Program:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the sizes."""
+        """What the user should know of names and sizes."""
+        notes = renamed(self.inputs, self.parameters)
         if not self.fixed:
-            return ()
-        return (f"sizes that the file fixes, as the example has them: {listed(self.fixed)}",)
+            return notes
+        return (*notes, f"sizes that the file fixes, as the example has them: {listed(self.fixed)}")
 
 
 def program_of(order: Order, *, dynamic: bool = True) -> Program:
@@ -72,12 +73,13 @@ def program_of(order: Order, *, dynamic: bool = True) -> Program:
 
     from graphopt.training import OnnxModule
 
+    _check_tensors(order)
     try:
         module = OnnxModule(order.model).eval()
     except GraphoptError as error:
         raise GraphoptError(error.cause, file=order.source, fix=error.fix) from error
     names = module.input_names
-    parameters = identifiers(names)
+    parameters = identifiers(names, "input")
     _let_take(module, parameters)
     example = tuple(to_torch(order.example[name]) for name in names)
     values = {value.name: value for value in order.model.graph.inputs}
@@ -116,6 +118,17 @@ def arguments(program: Program, batch: Batch) -> tuple[torch.Tensor, ...]:
     return tuple(to_torch(batch[name]) for name in program.inputs)
 
 
+def _check_tensors(order: Order) -> None:
+    graph = order.model.graph
+    for value in (*graph.inputs, *graph.outputs):
+        if value.type is not None and not isinstance(value.type, ir.TensorType):
+            raise GraphoptError(
+                f"{value.name!r} is a list or an optional value, which this target has no type for",
+                file=order.source,
+                fix="let the model take and give tensors",
+            )
+
+
 def _let_take(module: OnnxModule, names: Sequence[str]) -> None:
     """Let a module take inputs under these names: exporters read its signature."""
     take = type(module).forward
@@ -129,17 +142,37 @@ def _let_take(module: OnnxModule, names: Sequence[str]) -> None:
     module.forward = forward  # type: ignore[method-assign]  # this one instance's
 
 
-def identifiers(names: Sequence[str]) -> tuple[str, ...]:
-    """Make each name one that Python takes for a parameter, all of them different."""
-    made: list[str] = []
-    for name in names:
+def identifiers(names: Sequence[str], prefix: str) -> tuple[str, ...]:
+    """Make each name one that all takers of parameters take, all of them different.
+
+    Names of letters, digits and underscores that begin with a letter stay, unless they differ from
+    another one in case alone.
+
+    Args:
+        names: The names.
+        prefix: What comes in front of what begins with anything but a letter.
+    """
+    made = {name: name for name in names if _is_plain(name)}
+    taken: set[str] = set()
+    for name in sorted(names, key=lambda name: name not in made):
         plain = re.sub(r"\W", "_", name, flags=re.ASCII)
-        if not plain or plain[0].isdigit() or keyword.iskeyword(plain) or plain == "self":
-            plain = f"input_{plain}"
-        while plain in made:
+        plain = plain if plain[:1].isalpha() and _is_plain(plain) else f"{prefix}_{plain}"
+        while plain.lower() in taken:
             plain += "_"
-        made.append(plain)
-    return tuple(made)
+        taken.add(plain.lower())
+        made[name] = plain
+    return tuple(made[name] for name in names)
+
+
+def _is_plain(name: str) -> bool:
+    fits = re.fullmatch(r"[a-z]\w*", name, flags=re.ASCII | re.IGNORECASE) is not None
+    return fits and not keyword.iskeyword(name) and name != "self"
+
+
+def renamed(names: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """Say which names could not stay."""
+    changed = [f"{one!r} is {two}" for one, two in zip(names, given, strict=True) if one != two]
+    return (f"names that the file cannot hold: {', '.join(changed)}",) if changed else ()
 
 
 def _free_axes(value: ir.Value) -> dict[int, str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -87,6 +89,7 @@ def export(
     writer = cast("_Target", importlib.import_module(TARGETS[target]))
     parent = folder.absolute().parent
     with (
+        _naming(source),
         one_line_errors(folder),
         tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent) as staged,
     ):
@@ -96,6 +99,17 @@ def export(
         parity, notes = check_exported(model, written.run, feeds, tolerance, writer.BATCHES)
         files = _published(Path(staged), folder)
         return Export(files, parity, (*writer.NOTES, *written.notes, *notes))
+
+
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Let errors name the file that is exported."""
+    try:
+        yield
+    except GraphoptError as error:
+        if error.file is not None:
+            raise
+        raise type(error)(error.cause, file=source, fix=error.fix) from error
 
 
 def _check_folder(folder: Path) -> None:

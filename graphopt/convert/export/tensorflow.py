@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphopt.convert.export.contract import Order, Run, Written
-from graphopt.convert.export.program import Program, identifiers, program_of, quiet_torch
+from graphopt.convert.export.program import (
+    Program,
+    identifiers,
+    program_of,
+    quiet_torch,
+    renamed,
+)
 from graphopt.convert.finishing import require
 from graphopt.convert.model_parity import BATCHES
 from graphopt.convert.reasons import first_line
@@ -41,7 +47,8 @@ def write(order: Order) -> Written:
     """
     require(["tensorflow", "jax", "torchax"], "tensorflow-export", "TensorFlow, JAX or torchax")
     program = program_of(order)
-    outputs = identifiers([value.name or "" for value in order.model.graph.outputs])
+    names = [value.name or "" for value in order.model.graph.outputs]
+    outputs = identifiers(names, "output")
     try:
         with quiet_tensorflow(), quiet_torch():
             import tensorflow as tf
@@ -54,7 +61,8 @@ def write(order: Order) -> Written:
             f"TensorFlow does not take it by way of torchax: {first_line(error)}",
             file=order.source,
         ) from error
-    return Written(_runner(loaded, program, outputs), program.notes)
+    notes = (*program.notes, *renamed(names, outputs))
+    return Written(_runner(loaded, program, outputs), notes)
 
 
 def _save(program: Program, outputs: Sequence[str], folder: str) -> None:

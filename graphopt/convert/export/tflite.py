@@ -60,7 +60,7 @@ def _runner(content: bytes, program: Program) -> Run:
 
     def run(batch: Batch) -> Sequence[Array]:
         fed = {
-            parameter: np.ascontiguousarray(batch[name])
+            parameter: np.asarray(batch[name], order="C")
             for name, parameter in zip(program.inputs, program.parameters, strict=True)
         }
         try:

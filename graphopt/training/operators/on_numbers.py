@@ -95,12 +95,16 @@ def _truncated_remainder(a: Any, b: Any) -> Any:
 
 
 def _power(a: Any, b: Any) -> Any:
-    if isinstance(a, int) and b < 0:
+    if isinstance(a, int) and (b < 0 or b > _MOST_POWER):
         raise _NoNumberError
     found = a**b
     if isinstance(found, complex):
         raise _NoNumberError
     return found
+
+
+_MOST_POWER = 64
+"""Powers beyond this one wrap, which tensors do without writing them out first."""
 
 
 def _larger(a: Any, b: Any) -> Any:

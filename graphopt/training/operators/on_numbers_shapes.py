@@ -193,9 +193,10 @@ def arange(_: Call, start: Numbers, limit: Numbers, delta: Numbers) -> Found:
     known = [each[0] for each in bounds if each is not None]
     if len(known) < len(bounds) or start.dtype not in _COUNTED:
         return NotImplemented
-    counted = range(*known)
-    if len(counted) > MAX_NUMBERS:
+    first, last, step = known
+    if step == 0 or abs(last - first) > MAX_NUMBERS * abs(step):
         return NotImplemented
+    counted = range(first, last, step)
     array = np.empty(len(counted), dtype=object)
     array[:] = counted
     return Numbers(array, start.dtype)

@@ -189,6 +189,8 @@ def arange(call: Call, start: Value, limit: Value, delta: Value) -> torch.Tensor
     """Count from `start` to before `limit`."""
     dtype = call.output_dtype()
     bounds = [_bound(each) for each in (start, limit, delta)]
+    if isinstance(bounds[2], int | float) and bounds[2] == 0:
+        raise call.refused("it counts in steps of 0")
     if all(isinstance(each, int | torch.SymInt) for each in bounds):
         return _counted(bounds, dtype, call.device)
     first, last, step = bounds
