@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,9 +18,19 @@ def tolerance_options(command: _Command) -> _Command:
     """Add --rtol and --atol."""
     for option, kind in (("--atol", "Absolute"), ("--rtol", "Relative")):
         command = click.option(
-            option, type=click.FloatRange(min=0), help=f"{kind} tolerance of the comparison."
+            option,
+            type=click.FloatRange(min=0),
+            callback=_finite,
+            help=f"{kind} tolerance of the comparison.",
         )(command)
     return command
+
+
+def _finite(_: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    # A comparison with NaN says yes to everything.
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not finite.", param=option)
+    return value
 
 
 def tolerance_of(rtol: float | None, atol: float | None) -> Tolerance | None:

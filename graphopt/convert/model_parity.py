@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -35,7 +35,7 @@ def check_candidate(
     reference: Session,
     candidate: Candidate,
     feeds: Feeds,
-    tolerance: Tolerance | None,
+    tolerances: Mapping[str, Tolerance],
     samples: Sequence[int] = BATCHES,
 ) -> tuple[tuple[Parity, ...], tuple[str, ...]]:
     """Run both on the same inputs, at several batch sizes where the batch is free.
@@ -45,7 +45,8 @@ def check_candidate(
         reference: A session on it.
         candidate: What must compute the same.
         feeds: What `feeds_of` returns.
-        tolerance: What the outputs may differ by; None: what float reassociation explains.
+        tolerances: What outputs may differ by, by name, `*` for all others; where there is none,
+            what float reassociation explains.
         samples: The batch sizes.
 
     Returns:
@@ -56,7 +57,6 @@ def check_candidate(
     """
     found: list[Parity] = []
     notes: list[str] = []
-    tolerances = {} if tolerance is None else {"*": tolerance}
     for batch, *more in _sized(model, feeds, samples):
         comparison = Comparison(reference, candidate, tolerances=tolerances)
         sizes = _sizes(model, batch)

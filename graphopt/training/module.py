@@ -29,8 +29,8 @@ class OnnxModule(nn.Module):
     integers are buffers, under their names in the model (see `graphopt.training.parameters`).
     It takes the model's inputs in order or by name, and returns the output, or a tuple of them.
 
-    The types of the graph are what they are in the model: `to(device)` moves it, but another
-    element type is for a pass to write, such as `to_float16`.
+    Cast to another floating-point type, it computes in that wherever the graph names no type; a
+    graph that does is for a pass to change, such as `to_float16`.
 
     Args:
         model: The model; it stays as it is, and its weights are copied.
@@ -87,8 +87,8 @@ class OnnxModule(nn.Module):
             The output; a tuple where the model has several.
 
         Raises:
-            GraphoptError: An input is missing or unknown, the module was cast to another type, or
-                an operator cannot be computed.
+            GraphoptError: An input is missing, unknown or of another type, or an operator cannot
+                be computed. What PyTorch raises has a note that names the node.
         """
         contents = self._fed(inputs, named)
         device = self._device(contents.values())
@@ -121,19 +121,13 @@ class OnnxModule(nn.Module):
                     f"input {value.name!r} is a {type(held).__name__}",
                     fix="give a tensor, such as torch.from_numpy(array)",
                 )
-            if held.dtype != torch_dtype(value.type.dtype):
-                raise self._other_type(value.name or "", held.dtype, value.type.dtype)
-
-    def _other_type(self, name: str, found: torch.dtype, dtype: ir.DataType) -> GraphoptError:
-        if name in self._keys:
-            return GraphoptError(
-                f"weight {name!r} was cast to {found}, and the graph computes in {dtype.name}",
-                fix="write the model in the other type by a pass, such as to_float16",
-            )
-        return GraphoptError(
-            f"input {name!r} is of {found}, and the model takes {dtype.name}",
-            fix=f"give tensor.to({torch_dtype(dtype)})",
-        )
+            dtype = torch_dtype(value.type.dtype)
+            # Floats may be of another type where the module was cast to it.
+            if held.dtype != dtype and not (held.is_floating_point() and dtype.is_floating_point):
+                raise GraphoptError(
+                    f"input {value.name!r} is of {held.dtype}, and the model takes {dtype}",
+                    fix=f"give tensor.to({dtype})",
+                )
 
     def _device(self, values: Iterable[Any]) -> torch.device | None:
         tensors = (each for each in (*values, *self.parameters(), *self.buffers()))

@@ -128,6 +128,26 @@ def test_what_differs_is_not_written_and_what_was_there_stays(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    (tmp_path / "out" / "digits_mlp.xml").mkdir(parents=True)
+    with pytest.raises(GraphoptError, match=r"digits_mlp\.xml: is a folder"):
+        export(str(FIXTURE), tmp_path / "out", "openvino")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["digits_mlp.xml"]
+
+
+@pytest.mark.parametrize("option", ["--atol", "--rtol"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1"])
+def test_tolerances_that_allow_anything(
+    option: str, value: str, graphopt: Callable[..., Ran], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = graphopt("export", str(FIXTURE), "-o", str(out), "--to", "openvino", option, value)
+    assert done.code == 2
+    assert option in done.err
+    assert not out.exists()
+
+
 def test_model_that_the_library_does_not_take(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     path = saved(UNKNOWN, tmp_path / "unknown.onnx")

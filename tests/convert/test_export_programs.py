@@ -206,3 +206,39 @@ g (float[batch, 4] x) => (seq(float[batch, 2]) y) { y = SplitToSequence <axis = 
     model = saved(text, tmp_path / "list.onnx")
     with pytest.raises(GraphoptError, match=r"list\.onnx: 'y' is a list .*; let the model"):
         export(model, tmp_path / "out", "torch")
+
+
+def test_sizes_that_are_equal_by_chance_stay_free(tmp_path: Path) -> None:
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[a, b] x, float[c, d] y) => (float z)
+{
+  one = ReduceSum <keepdims = 0> (x)
+  other = ReduceSum <keepdims = 0> (y)
+  z = Add (one, other)
+}
+"""
+    done = export(saved(text, tmp_path / "sums.onnx"), tmp_path / "out", "torch")
+    module = torch.export.load(done.files[0]).module()
+    assert float(module(torch.ones(2, 3), torch.ones(5, 7))) == 41
+
+
+def test_what_is_computed_in_half_precision_is_held_against_that(tmp_path: Path) -> None:
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[batch, 64] x) => (float[batch, 64] y)
+<float16[64, 64] weight = {1}>
+{
+  half = Cast <to = 10> (x)
+  product = MatMul (half, weight)
+  squashed = Softmax (product)
+  y = Cast <to = 1> (squashed)
+}
+"""
+    model = onnx.parser.parse_model(text.replace("{1}", "{" + ", ".join(["0"] * 4096) + "}"))
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float16)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "weight"))
+    path = tmp_path / "half.onnx"
+    onnx.save(model, path)
+    done = export(str(path), tmp_path / "out", "torch")
+    assert all(parity.max_abs <= parity.bound for parity in done.parity)

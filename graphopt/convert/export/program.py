@@ -85,7 +85,7 @@ def program_of(order: Order, *, dynamic: bool = True) -> Program:
     values = {value.name: value for value in order.model.graph.inputs}
     free = [_free_axes(values[name]) if dynamic else {} for name in names]
     try:
-        with quiet_torch(), free_lengths():
+        with quiet_torch(), free_lengths(), _sizes_apart():
             program = torch.export.export(
                 module,
                 example,
@@ -96,9 +96,20 @@ def program_of(order: Order, *, dynamic: bool = True) -> Program:
     except Exception as error:
         # torch.export raises errors of Dynamo, of its shape solver and of PyTorch's operators.
         raise GraphoptError(
-            f"torch.export cannot follow it: {first_line(error)}", file=order.source
+            f"torch.export cannot follow it: {first_line(error)}",
+            file=order.source,
+            fix="where the sizes of the example are to blame, give inputs of others with --data",
         ) from error
     return Program(module, program, names, parameters, _fixed(program, values, names))
+
+
+def _sizes_apart() -> contextlib.AbstractContextManager[None]:
+    """Let `torch.export` take sizes for different ones that are equal in the example alone."""
+    from torch.fx.experimental import _config
+
+    settings: Any = _config
+    patch: contextlib.AbstractContextManager[None] = settings.patch(use_duck_shape=False)
+    return patch
 
 
 @contextlib.contextmanager

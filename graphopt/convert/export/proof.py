@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from graphopt.convert.contract import Options
 from graphopt.convert.export.contract import Run
+from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.model_parity import check_candidate
 from graphopt.convert.parity import Parity
 from graphopt.errors import CheckFailed
 from graphopt.runtime.difference import Tolerance
-from graphopt.runtime.feeds import Batch, Feeds
+from graphopt.runtime.feeds import Array, Batch, Feeds
 from graphopt.runtime.session import Session
 
 
@@ -24,12 +26,15 @@ class _Exported:
         self._run, self.output_names = run, output_names
 
     def run(self, batch: Batch, /) -> Batch:
+        return dict(zip(self.output_names, self.outputs(batch), strict=True))
+
+    def outputs(self, batch: Batch) -> Sequence[Array]:
         found = self._run(batch)
         if len(found) != len(self.output_names):
             raise CheckFailed(
                 f"{self.title} has {len(found)} outputs, the model has {len(self.output_names)}"
             )
-        return dict(zip(self.output_names, found, strict=True))
+        return found
 
 
 def check_exported(
@@ -56,4 +61,12 @@ def check_exported(
     """
     session = Session(model, title="ONNX Runtime")
     exported = _Exported(run, session.output_names)
-    return check_candidate(model, session, exported, feeds, tolerance, samples)
+    if tolerance is None:
+        example = next(feeds.batches(samples[0]))
+        inputs = [
+            example[value.name or ""] for value in model.graph.inputs if value.name in example
+        ]
+        tolerances = inner_tolerances(model, inputs, exported.outputs, Options())
+    else:
+        tolerances = {"*": tolerance}
+    return check_candidate(model, session, exported, feeds, tolerances, samples)

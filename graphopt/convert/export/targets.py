@@ -121,15 +121,18 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+_LOADED = (".xml", ".pt2", ".tflite", ".pb")
+"""Ends of the names of files that say where the others are."""
+
+
 def _published(staged: Path, folder: Path) -> tuple[Path, ...]:
     """Move files to where they belong; the one to load comes last, when its data are there."""
     inner = [path.relative_to(staged) for path in staged.rglob("*") if path.is_file()]
+    for path in inner:
+        if (folder / path).is_dir():
+            raise GraphoptError("is a folder", file=folder / path, fix="name another one with -o")
     files = sorted(inner, key=lambda path: (path.suffix in _LOADED, path.as_posix()))
     for path in files:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(staged / path, folder / path)
     return tuple(folder / path for path in reversed(files))
-
-
-_LOADED = (".xml", ".pt2", ".tflite", ".pb")
-"""Ends of the names of files that say where the others are."""

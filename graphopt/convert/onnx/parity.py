@@ -56,7 +56,8 @@ def compare_models(before: ir.Model, after: ir.Model, source: str, options: Opti
             raise
         return (), (*notes, f"not proven, nothing was compared: {error}")
     if isinstance(reference, Session):
-        found, refused = check_candidate(before, reference, candidate, feeds, options.tolerance)
+        tolerances = {} if options.tolerance is None else {"*": options.tolerance}
+        found, refused = check_candidate(before, reference, candidate, feeds, tolerances)
         return found, (*notes, *refused)
     found, more = _compare_evaluated(before, after, feeds, reference, options)
     return found, (*notes, more)
