@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from graphopt.training.call import Call
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 
 _FLOAT = 1
 """ONNX's number of float32, which stash_type names the type of the statistics by."""
@@ -94,7 +95,7 @@ def layer_normalization(
 ) -> Any:
     """Normalize over the axes from `axis` on; also return mean and inverse deviation."""
     wide = _stash(call, x)
-    axis = call.integer("axis", -1) % x.ndim
+    axis = axis_of(call.integer("axis", -1), x.ndim)
     normalized = list(x.shape[axis:])
     whole = list(scale.shape) == normalized and (bias is None or list(bias.shape) == normalized)
     factor = scale.to(wide)
@@ -116,7 +117,7 @@ def layer_normalization(
 def rms_normalization(call: Call, x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Divide by the root of the mean square over the axes from `axis` on."""
     wide = x.to(_stash(call, x))
-    axes = list(range(call.integer("axis", -1) % x.ndim, x.ndim))
+    axes = list(range(axis_of(call.integer("axis", -1), x.ndim), x.ndim))
     mean_square = (wide * wide).mean(axes, keepdim=True)
     normalized = wide / torch.sqrt(mean_square + call.real("epsilon", 1e-5))
     return (normalized * scale.to(wide.dtype)).to(x.dtype)

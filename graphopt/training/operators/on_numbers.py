@@ -16,6 +16,7 @@ from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
 from graphopt.training.numbers import MAX_NUMBERS, Numbers, Objects, integers_of, number
 from graphopt.training.operators.registry import on_numbers
+from graphopt.training.operators.shapes import axis_of
 
 Function = Callable[..., Any]
 
@@ -265,10 +266,10 @@ def _register_reduction(name: str, function: Function, start: Any) -> None:
                 return x
             chosen = list(range(x.array.ndim))
         found = x.array
-        for axis in sorted((each % x.array.ndim for each in chosen), reverse=True):
+        for axis in sorted((axis_of(each, x.array.ndim) for each in chosen), reverse=True):
             found = _reduced(found, axis, function, start, x.dtype)
         if call.integer("keepdims", 1):
-            found = np.expand_dims(found, tuple(each % x.array.ndim for each in chosen))
+            found = np.expand_dims(found, tuple(axis_of(each, x.array.ndim) for each in chosen))
         return Numbers(found, x.dtype)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from graphopt.training.call import Call
+from graphopt.training.operators.recurrence import clipped, lstm_cell, reversed_in_time
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import operator
 
@@ -156,12 +157,12 @@ class _Layer:
                 tuple(start[index] for start in starts),
             )
             backwards = name == "reverse" or index == 1
-            x = self._reversed(self.x) if backwards else self.x
+            x = reversed_in_time(self.x, self.lengths) if backwards else self.x
             if fused is None:
                 y, states = self._loop(direction, x, step)
             else:
                 y, states = self._whole(direction, x, fused)
-            outputs.append(self._reversed(y) if backwards else y)
+            outputs.append(reversed_in_time(y, self.lengths) if backwards else y)
             last.append(states)
         axis = 1 if self.batch_first else 0
         y = torch.stack([each.transpose(0, axis) for each in outputs], 1 + axis)
@@ -178,14 +179,6 @@ class _Layer:
             return zeros, zeros
         first, second = self.b[index].chunk(2)
         return first, second
-
-    def _reversed(self, sequence: Tensor) -> Tensor:
-        """Turn the order of time around, of each sequence within its length."""
-        if self.lengths is None:
-            return sequence.flip(0)
-        steps = torch.arange(sequence.shape[0], device=sequence.device).unsqueeze(1)
-        places = torch.where(steps < self.lengths, self.lengths - 1 - steps, steps)
-        return sequence.gather(0, places.unsqueeze(-1).expand(-1, -1, sequence.shape[-1]))
 
     def _loop(self, direction: _Direction, x: Tensor, step: Step) -> tuple[Tensor, States]:
         # The input's part of all gates at once.
@@ -223,27 +216,10 @@ class _Layer:
         return torch.where((self.lengths > 0).unsqueeze(-1), state, torch.zeros_like(state))
 
 
-def _clipped(call: Call, gate: Tensor) -> Tensor:
-    bound = call.real("clip", 0.0)
-    return gate.clamp(-bound, bound) if bound > 0 else gate
-
-
 def _lstm_step(call: Call, direction: _Direction, x: Tensor, states: States) -> States:
     hidden, cell = states
-    f, g, h = direction.functions
     gates = x + direction.r_bias + hidden @ direction.r.transpose(0, 1)
-    enter, leave, keep, new = gates.chunk(4, -1)
-    if direction.peepholes is not None:
-        see_enter, see_leave, see_keep = direction.peepholes.chunk(3)
-        enter = enter + see_enter * cell
-        keep = keep + see_keep * cell
-    enter = f(_clipped(call, enter))
-    coupled = call.integer("input_forget", 0)
-    keep = 1 - enter if coupled else f(_clipped(call, keep))
-    cell = keep * cell + enter * g(_clipped(call, new))
-    if direction.peepholes is not None:
-        leave = leave + see_leave * cell
-    return f(_clipped(call, leave)) * h(cell), cell
+    return lstm_cell(call, direction.functions, direction.peepholes, gates, cell)
 
 
 def _gru_step(call: Call, direction: _Direction, x: Tensor, states: States) -> States:
@@ -253,19 +229,19 @@ def _gru_step(call: Call, direction: _Direction, x: Tensor, states: States) -> S
     r, r_new = direction.r[: 2 * size], direction.r[2 * size :]
     bias, bias_new = direction.r_bias[: 2 * size], direction.r_bias[2 * size :]
     gates = x[:, : 2 * size] + hidden @ r.transpose(0, 1) + bias
-    update, reset = f(_clipped(call, gates)).chunk(2, -1)
+    update, reset = f(clipped(call, gates)).chunk(2, -1)
     if call.integer("linear_before_reset", 0):
         seen = reset * (hidden @ r_new.transpose(0, 1) + bias_new)
     else:
         seen = (reset * hidden) @ r_new.transpose(0, 1) + bias_new
-    new = g(_clipped(call, x[:, 2 * size :] + seen))
+    new = g(clipped(call, x[:, 2 * size :] + seen))
     return ((1 - update) * new + update * hidden,)
 
 
 def _rnn_step(call: Call, direction: _Direction, x: Tensor, states: States) -> States:
     (f,) = direction.functions
     gate = x + states[0] @ direction.r.transpose(0, 1) + direction.r_bias
-    return (f(_clipped(call, gate)),)
+    return (f(clipped(call, gate)),)
 
 
 def _reordered(direction: _Direction, order: tuple[int, ...]) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from graphopt.training.call import Call
 from graphopt.training.numbers import Value, integer_of, integers_of
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 from graphopt.training.unsigned import divided, modular, ordered, sortable, unsorted
 
 Reduction = Callable[[torch.Tensor, list[int], bool], torch.Tensor]
@@ -62,7 +63,7 @@ def _product(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
 
 def _products(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
     dtype = x.dtype
-    for axis in sorted((each % x.ndim for each in axes), reverse=True):
+    for axis in sorted((axis_of(each, x.ndim) for each in axes), reverse=True):
         x = x.prod(axis, keepdim=keep, dtype=dtype)
     return x
 
@@ -99,7 +100,7 @@ def _bound(dtype: torch.dtype, *, low: bool) -> float:
 
 
 def _reduced_shape(x: torch.Tensor, axes: Sequence[int], keep: bool) -> list[int]:
-    chosen = {axis % x.ndim for axis in axes}
+    chosen = {axis_of(axis, x.ndim) for axis in axes}
     sizes = [1 if axis in chosen else size for axis, size in enumerate(x.shape)]
     return sizes if keep else [size for axis, size in enumerate(sizes) if axis not in chosen]
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, integers_of
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 
 Size = Any
 """An integer, or a symbolic one."""
@@ -108,7 +109,7 @@ def _reals(value: Value) -> list[Any]:
 
 
 def _axes(call: Call, x: torch.Tensor, roi: Value, scales: Value, sizes: Value) -> list[_Axis]:
-    listed = [axis % x.ndim for axis in call.integers("axes", list(range(x.ndim)))]
+    listed = [axis_of(axis, x.ndim) for axis in call.integers("axes", list(range(x.ndim)))]
     regions = _reals(roi)
     if call.text("coordinate_transformation_mode", "half_pixel") != "tf_crop_and_resize":
         regions = []

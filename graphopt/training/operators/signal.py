@@ -12,6 +12,7 @@ from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
 from graphopt.training.numbers import Value, integer_of, real_of
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 
 _FLOAT = int(ir.DataType.FLOAT)
 
@@ -19,7 +20,7 @@ _FLOAT = int(ir.DataType.FLOAT)
 @operator("DFT", numbers=(1, 2))
 def dft(call: Call, x: torch.Tensor, length: Value = None, axis: Value = None) -> torch.Tensor:
     """Transform between signals and frequencies; the last axis has real and imaginary parts."""
-    along = (-2 if axis is None else integer_of(axis)) % x.ndim
+    along = axis_of(-2 if axis is None else integer_of(axis), x.ndim)
     size = None if length is None else integer_of(length)
     half = call.integer("onesided", 0) == 1
     wide = _wide(x)

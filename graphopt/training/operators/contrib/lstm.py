@@ -9,6 +9,7 @@ import torch
 
 from graphopt.training.call import Call
 from graphopt.training.operators.contrib.integers import centred, product, rounded
+from graphopt.training.operators.recurrence import lstm_cell, reversed_in_time
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import MICROSOFT, operator
 
@@ -87,7 +88,7 @@ def _run(
     call: Call, direction: _Direction, x: Tensor, lengths: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     if direction.backwards:
-        x = _reversed(x, lengths)
+        x = reversed_in_time(x, lengths)
     steps = torch.arange(x.shape[0], device=x.device)
     # What is behind the end of all sequences has no part in the range that x is rounded in.
     read = x if lengths is None else x * (steps < lengths.amax()).reshape(-1, 1, 1)
@@ -106,40 +107,12 @@ def _run(
         # Of sequences that have ended, ONNX Runtime rounds the zeros that it puts out.
         seen = outputs[-1]
     y = torch.stack(outputs)
-    return _reversed(y, lengths) if direction.backwards else y, states
+    return reversed_in_time(y, lengths) if direction.backwards else y, states
 
 
 def _step(
     call: Call, direction: _Direction, gates: Tensor, states: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     hidden, cell = states
-    f, g, h = direction.functions
-    bound = call.real("clip", 0.0)
     seen = product(rounded(hidden), direction.weights[1], direction.scales[1])
-    enter, leave, keep, new = (gates + seen).chunk(4, -1)
-    weights = (None,) * 3 if direction.peepholes is None else direction.peepholes.chunk(3)
-    enter = f(_clipped(_peeping(enter, weights[0], cell), bound))
-    if call.integer("input_forget", 0):
-        keep = 1 - enter
-    else:
-        keep = f(_clipped(_peeping(keep, weights[2], cell), bound))
-    cell = keep * cell + enter * g(_clipped(new, bound))
-    return f(_clipped(_peeping(leave, weights[1], cell), bound)) * h(cell), cell
-
-
-def _peeping(gate: Tensor, weight: Tensor | None, cell: Tensor) -> Tensor:
-    return gate if weight is None else gate + weight * cell
-
-
-def _clipped(gate: Tensor, bound: float) -> Tensor:
-    return gate.clamp(-bound, bound) if bound > 0 else gate
-
-
-def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Turn each sequence around within its length."""
-    if lengths is None:
-        return x.flip(0)
-    steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-    ends = lengths.to(torch.int64)
-    places = torch.where(steps < ends, ends - 1 - steps, steps)
-    return x.gather(0, places.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+    return lstm_cell(call, direction.functions, direction.peepholes, gates + seen, cell)

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from graphopt.training.call import Call
 from graphopt.training.operators.registry import MICROSOFT, ONNX, operator
+from graphopt.training.operators.shapes import axis_of
 
 Tensor = torch.Tensor
 
@@ -17,7 +18,7 @@ Tensor = torch.Tensor
 def simplified_layer_normalization(call: Call, x: Tensor, scale: Tensor) -> Any:
     """Divide by the root of the mean square."""
     axis = call.integer("axis", -1)
-    axes = list(range(axis % x.dim(), x.dim()))
+    axes = list(range(axis_of(axis, x.dim()), x.dim()))
     inverse = _inverse_root(x, axes, call.real("epsilon", 1e-5))
     return (x.to(inverse.dtype) * inverse).to(scale.dtype) * scale, inverse
 
