@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.resources
 import importlib.util
 from collections import Counter
 from collections.abc import Callable
@@ -206,6 +207,23 @@ def test_real_file_of_mediapipe() -> None:
         "input": [1, 128, 128, 3], "regressors": [1, 896, 16], "classificators": [1, 896, 1]
     }  # fmt: skip
     assert conversion.notes == ("axis 0 of input stays 1: the source fixes it",)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "found"),
+    [
+        ("embedding_model", ["batch", 76, 32, 1], ["batch", 1, 1, 96]),
+        ("hey_rhasspy", [1, 16, 96], [1, 1]),
+        ("okay_nabu", [1, 16, 96], [1, 1]),
+    ],
+)
+def test_real_files_of_wake_words(name: str, given: list[int], found: list[int]) -> None:
+    """Networks that hear a word in a stream of sound, as the package pyopen-wakeword ships them."""
+    pytest.importorskip("pyopen_wakeword")
+    models = importlib.resources.files("pyopen_wakeword") / "models"
+    conversion = convert(str(models / f"{name}.tflite"))
+    assert list(shapes(conversion.model).values()) == [given, found]
+    assert all(parity.max_abs <= parity.bound for parity in conversion.parity)
 
 
 def test_each_output_is_held_against_a_bound_of_its_own(tmp_path: Path) -> None:
