@@ -42,7 +42,7 @@ def inner_tolerances(
 
     Args:
         model: The converted model.
-        examples: One array per input, in order.
+        examples: One array per input without a default, in order.
         reference: The source framework.
         options: Where it says what outputs may differ by, nothing else counts.
         reordered: The source with its sums in another order, where it can be had.
@@ -56,7 +56,7 @@ def inner_tolerances(
     squashed = [at for at, value in enumerate(model.graph.outputs) if _is_sigmoid(value)]
     if not narrow and not squashed and reordered is None:
         return {}
-    batch = dict(zip([value.name or "" for value in model.graph.inputs], examples, strict=True))
+    batch = dict(zip(required_inputs(model), examples, strict=True))
     wanted = reference(batch)
     moved = wanted if reordered is None else reordered(batch)
     allowed: dict[str, Tolerance] = {}
@@ -71,6 +71,11 @@ def inner_tolerances(
         if bound > default:
             allowed[value.name or ""] = Tolerance(atol=bound)
     return allowed
+
+
+def required_inputs(model: ir.Model) -> list[str]:
+    """Return the names of the inputs that have no default, in order."""
+    return [value.name or "" for value in model.graph.inputs if not value.is_initializer()]
 
 
 def _largest(array: Array) -> float:

@@ -242,3 +242,16 @@ g (float[batch, 64] x) => (float[batch, 64] y)
     onnx.save(model, path)
     done = export(str(path), tmp_path / "out", "torch")
     assert all(parity.max_abs <= parity.bound for parity in done.parity)
+
+
+def test_a_sigmoid_of_weights_that_are_listed_as_inputs(tmp_path: Path) -> None:
+    text = """
+<ir_version: 3, opset_import: ["" : 8]>
+g (float[2, 3] x, float[3, 1] weight) => (float[2, 1] y) <float[3, 1] weight = {1, -2, 3}>
+{ z = MatMul (x, weight)  y = Sigmoid (z) }
+"""
+    done = export(saved(text, tmp_path / "old.onnx"), tmp_path / "out", "torch")
+    module = torch.export.load(done.files[0]).module()
+    x = torch.tensor([[1.0, 2, 3], [0, 0, 0]])
+    expected = torch.tensor([[6.0], [0]]).sigmoid()
+    torch.testing.assert_close(module(x), expected)
