@@ -9,7 +9,8 @@ Results go into another folder, which takes a copy of every weight; `graphopt, b
 saves into the same one, where it writes only what is new.
 `measure.py` samples RssAnon and VmHWM from /proc/PID/status.
 `cp` copies the two files of the model and flushes nothing; `cp, flushed` also waits for the disk,
-as every save of graphopt does.
+as every save of graphopt does; `dd, direct` writes the data file past the page cache, which is the
+least that anything durable can take on this disk.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ NODES = 1000
 THRESHOLD = 0.01
 EDITED = NODES // 2
 BESIDE = "graphopt, beside the source"
-TOOLS = ("cp", "cp, flushed", "graphopt", BESIDE, "onnx", "onnx-graphsurgeon")
+TOOLS = ("cp", "cp, flushed", "dd, direct", "graphopt", BESIDE, "onnx", "onnx-graphsurgeon")
 
 
 def make_model(folder: Path, gigabytes: float) -> Path:
@@ -136,8 +137,10 @@ WORKERS = {
 
 def command(tool: str, source: Path, target: Path, task: str) -> list[str]:
     """Return the command line that does a task with a tool."""
-    if not tool.startswith("cp"):
+    if tool in WORKERS:
         return [sys.executable, __file__, "--work", tool, str(source), str(target), task]
+    if tool == "dd, direct":
+        return ["dd", f"if={source}.data", f"of={target}.data", "bs=16M", "oflag=direct"]
     files = [str(source), f"{source}.data"]
     copy = shlex.join(["cp", *files, str(target.parent)])
     flush = shlex.join(["sync", *(str(target.parent / Path(file).name) for file in files)])
