@@ -93,6 +93,10 @@ def _size_key(tensor: ir.TensorProtocol) -> _SizeKey:
     return tensor.dtype, tuple(int(size) for size in tensor.shape.numpy())
 
 
+def _key(tensor: ir.TensorProtocol) -> Hashable:
+    return *_size_key(tensor), sample(tensor)
+
+
 @dataclass
 class _Alike:
     """The initializers of one type, shape and sample; hashed only where there are two."""
@@ -135,34 +139,38 @@ class _Sharing:
 
     def _initializer(self, scope: Scope, value: ir.Value, seen: _Seen) -> Iterator[Rewrite]:
         tensor = constant(value)
-        if tensor is None or value.is_graph_output() or is_unused(value):
+        if tensor is None or not self._may_repeat(value, tensor):
             return
-        if self._sizes[_size_key(tensor)] < 2:
-            return
-        key = (*_size_key(tensor), sample(tensor))
-        for level in seen.maps:
-            kept = level[key].same(tensor) if key in level else None
-            if kept is not None and self._may_share(scope, kept):
-                yield self._rewrite(scope, value, kept, tensor, partial(_share, value, kept))
-                return
-        if key in seen.maps[0]:
+        key = _key(tensor)
+        kept = self._kept(scope, tensor, key, seen)
+        if kept is not None:
+            yield self._rewrite(scope, value, kept, tensor, partial(_share, value, kept))
+        elif key in seen.maps[0]:
             seen.maps[0][key].learn(value)
         else:
             seen[key] = _Alike(value)
 
     def _constant(self, scope: Scope, node: ir.Node, seen: _Seen) -> Iterator[Rewrite]:
-        tensor = held_tensor(node)
-        if tensor is None or node.outputs[0].is_graph_output() or is_unused(node.outputs[0]):
+        tensor, output = held_tensor(node), node.outputs[0]
+        if tensor is None or not self._may_repeat(output, tensor):
             return
-        if self._sizes[_size_key(tensor)] < 2:
-            return
-        key = (*_size_key(tensor), sample(tensor))
+        kept = self._kept(scope, tensor, _key(tensor), seen)
+        if kept is not None:
+            yield self._rewrite(scope, output, kept, tensor, partial(_read_instead, node, kept))
+
+    def _may_repeat(self, value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+        used_within = not value.is_graph_output() and not is_unused(value)
+        return used_within and self._sizes[_size_key(tensor)] > 1
+
+    def _kept(
+        self, scope: Scope, tensor: ir.TensorProtocol, key: Hashable, seen: _Seen
+    ) -> ir.Value | None:
+        """Return an initializer that holds the same, and that this scope may read."""
         for level in seen.maps:
             kept = level[key].same(tensor) if key in level else None
             if kept is not None and self._may_share(scope, kept):
-                apply = partial(_read_instead, node, kept)
-                yield self._rewrite(scope, node.outputs[0], kept, tensor, apply)
-                return
+                return kept
+        return None
 
     def _rewrite(
         self,
