@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from converted_models import computed, shapes
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
@@ -25,24 +24,6 @@ SIZES = (1, 3, 7)
 
 
 pytestmark = pytest.mark.usefixtures("importable_sources")
-
-
-def shapes(model: ir.Model) -> dict[str, list[object]]:
-    values = [*model.graph.inputs, *model.graph.outputs]
-    return {
-        str(value.name): [d if isinstance(d, int) else d.value for d in value.shape or ()]
-        for value in values
-    }
-
-
-def run(model: ir.Model, **feeds: Any) -> dict[str, Any]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
 
 
 def random(*shape: int) -> Any:
@@ -81,7 +62,7 @@ def test_file_keeps_names_and_predictions(digits: Any, tmp_path: Path, suffix: s
     assert shapes(conversion.model) == {"image": ["batch", 8, 8, 1], "digit": ["batch", 10]}
     assert [parity.sizes["batch"] for parity in conversion.parity] == [2, 3, 1]
     for size in SIZES:
-        found = run(conversion.model, image=pixels[:size])["digit"]
+        found = computed(conversion.model, image=pixels[:size])["digit"]
         near(found, model(pixels[:size], training=False))
 
 
@@ -118,7 +99,7 @@ def test_channels_come_first_and_transposes_go(tmp_path: Path) -> None:
     assert shapes(conversion.model) == {"image": ["batch", 3, 8, 8], "map": ["batch", 2, 4, 4]}
     assert "Transpose" not in {node.op_type for node in conversion.model.graph}
     x = random(3, 8, 8, 3)
-    found = run(conversion.model, image=np.ascontiguousarray(x.transpose(0, 3, 1, 2)))["map"]
+    found = computed(conversion.model, image=np.ascontiguousarray(x.transpose(0, 3, 1, 2)))["map"]
     near(found.transpose(0, 2, 3, 1), model(x, training=False))
 
 
@@ -130,7 +111,7 @@ def test_two_inputs_and_two_outputs_of_a_function() -> None:
     model = networks.two_inputs()
     for size in SIZES:
         image, extra = random(size, 8, 8, 1), random(size, 3)
-        found = run(conversion.model, image=image, extra=extra)
+        found = computed(conversion.model, image=image, extra=extra)
         shares, score = model([image, extra])
         near(found["shares"], shares)
         near(found["score"], score)
@@ -145,7 +126,7 @@ def test_lstm_over_a_sequence_of_any_length() -> None:
     assert len({tuple(parity.sizes.items()) for parity in conversion.parity}) == 3
     for size, length in ((1, 9), (3, 2), (7, 1)):
         steps = random(size, length, 4)
-        near(run(conversion.model, steps=steps)["out"], networks.recurrent()(steps))
+        near(computed(conversion.model, steps=steps)["out"], networks.recurrent()(steps))
 
 
 def test_sequence_can_be_named() -> None:
@@ -165,7 +146,7 @@ def test_subclassed_model_with_examples_and_a_dict_of_outputs() -> None:
     model, _ = networks.subclassed()
     features, ids = random(7, 5), np.arange(7) % 5
     expected = model(features, ids)["sum"]
-    near(run(conversion.model, features=features, ids=ids)["sum"], expected)
+    near(computed(conversion.model, features=features, ids=ids)["sum"], expected)
 
 
 def test_model_that_was_never_called_needs_examples() -> None:
@@ -184,7 +165,7 @@ def test_weights_go_into_the_model_of_a_function(tmp_path: Path) -> None:
         convert(str(path))
     conversion = convert(str(path), options=Options(model="tensorflow_networks:exact_weights"))
     x = random(3, 4)
-    near(run(conversion.model, x=x)["y"], model(x))
+    near(computed(conversion.model, x=x)["y"], model(x))
     with pytest.raises(GraphoptError, match="its weights do not fit the model"):
         convert(str(path), options=Options(model="tensorflow_networks:recurrent"))
 

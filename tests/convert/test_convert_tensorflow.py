@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from command_line import Ran
+from converted_models import computed, shapes
 
 from graphopt.convert import Options, convert, parse_shape
 from graphopt.errors import GraphoptError
@@ -21,24 +20,6 @@ SIZES = (1, 3, 7)
 
 
 pytestmark = pytest.mark.usefixtures("importable_sources")
-
-
-def shapes(model: ir.Model) -> dict[str, list[object]]:
-    values = [*model.graph.inputs, *model.graph.outputs]
-    return {
-        str(value.name): [d if isinstance(d, int) else d.value for d in value.shape or ()]
-        for value in values
-    }
-
-
-def run(model: ir.Model, **feeds: Any) -> dict[str, Any]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
 
 
 def random(*shape: int) -> Any:
@@ -92,7 +73,7 @@ def test_signature_is_chosen_by_name_and_names_the_interface(
     for size in SIZES:
         pixels, heat = abs(random(size, 64)), np.array(2, np.float32)
         expected = module.shares(pixels, heat)["shares"].numpy()
-        found = run(conversion.model, pixels=pixels, heat=heat)["shares"]
+        found = computed(conversion.model, pixels=pixels, heat=heat)["shares"]
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -100,7 +81,7 @@ def test_several_outputs_keep_names_and_types(digits: tuple[Path, Digits]) -> No
     folder, module = digits
     model = convert(str(folder / "saved_model.pb"), options=Options(signature="logits")).model
     pixels = abs(random(3, 64))
-    found = run(model, pixels=pixels)
+    found = computed(model, pixels=pixels)
     assert found.keys() == {"digit", "logits"}
     assert found["digit"].dtype == np.int64
     np.testing.assert_array_equal(found["digit"], module.logits(pixels)["digit"].numpy())
@@ -122,7 +103,7 @@ def test_default_signature_is_taken_and_said(tmp_path: Path) -> None:
     conversion = convert(str(tmp_path))
     assert conversion.notes == ("converted the signature serving_default; --signature chooses two",)
     np.testing.assert_array_equal(
-        run(conversion.model, x=np.zeros(2, np.float32))["output_0"], [1, 1]
+        computed(conversion.model, x=np.zeros(2, np.float32))["output_0"], [1, 1]
     )
 
 
@@ -219,7 +200,7 @@ def test_control_flow_of_a_function() -> None:
 
     for sign in (1, -50):
         x, n = sign * abs(random(5, 4)), np.array(3, np.int32)
-        found = run(conversion.model, x=x, n=n)["y"]
+        found = computed(conversion.model, x=x, n=n)["y"]
         np.testing.assert_allclose(found, networks.loop(x, n)["y"].numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -241,7 +222,7 @@ def test_types_and_a_fixed_batch_are_kept_and_said() -> None:
 
 def test_choice_between_infinite_and_finite_makes_no_nan() -> None:
     model = convert("tensorflow_networks:masked", framework="tensorflow").model
-    found = run(model, x=np.array([[0, -1, 1, 2]], np.float32))["output_0"]
+    found = computed(model, x=np.array([[0, -1, 1, 2]], np.float32))["output_0"]
     np.testing.assert_allclose(found, [[0, 0, 0, np.log(2)]], atol=1e-6)
 
 

@@ -7,22 +7,14 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from converted_models import computed
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
 
 tf = pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
-
-
-def run(model: ir.Model, **feeds: Any) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
 
 
 def written(path: Path, function: Any, *, taken_apart: bool = True) -> Path:
@@ -61,7 +53,7 @@ def test_inputs_and_outputs_of_a_frozen_graph_are_found(frozen: Path) -> None:
     for size in (1, 3, 7):
         feed = random(size, 64)
         expected = scores(feed)
-        found = {value.dtype: value for value in run(model, pixels=feed).values()}
+        found = {value.dtype: value for value in computed(model, pixels=feed).values()}
         np.testing.assert_array_equal(found[np.dtype("int64")], expected["digit"].numpy())
         np.testing.assert_allclose(
             found[np.dtype("float32")], expected["logits"], rtol=1e-5, atol=1e-5
@@ -139,4 +131,4 @@ def test_frozen_graph_with_a_loop(tmp_path: Path, taken_apart: bool) -> None:
     model = convert(str(path)).model
     assert [value.name for value in model.graph.inputs] == ["x"]
     x = random(3, 5)
-    np.testing.assert_allclose(run(model, x=x)["Identity"], _repeated(x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(computed(model, x=x)["Identity"], _repeated(x), rtol=1e-5, atol=1e-6)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from converted_models import computed
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
@@ -24,14 +24,6 @@ def saved(folder: Path, function: Any, *specs: Any) -> Path:
     module.run = tf.function(function, input_signature=specs)
     tf.saved_model.save(module, str(folder), {"serving_default": module.run})
     return folder
-
-
-def run(model: ir.Model, **feeds: Any) -> dict[str, Any]:
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
 
 
 @pytest.fixture
@@ -51,7 +43,7 @@ def resizing(tmp_path: Path) -> tuple[Path, Any]:
 
 
 def compared(model: ir.Model, function: Any) -> None:
-    for name, array in run(model, x=IMAGES).items():
+    for name, array in computed(model, x=IMAGES).items():
         expected = function(tf.constant(IMAGES))[name].numpy()
         np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-4, err_msg=name)
         assert array.shape == expected.shape
@@ -120,7 +112,7 @@ def test_numbers_are_compared(tmp_path: Path, operator: str, opset: int) -> None
     specs = [tf.TensorSpec([None], tf.int32, name=name) for name in "ab"]
     folder = saved(tmp_path / "model", compares, *specs)
     numbers = np.arange(4, dtype=np.int32)
-    found = run(
+    found = computed(
         convert(str(folder), options=Options(opset=opset)).model, a=numbers, b=numbers[::-1]
     )
     np.testing.assert_array_equal(found["y"], [operator == "NotEqual"] * 4)

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from converted_models import run, shapes
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
@@ -24,23 +23,6 @@ SIZES = (1, 3, 7)
 MEDIAPIPE = "modules/face_detection/face_detection_short_range.tflite"
 
 Write = Callable[..., Path]
-
-
-def shapes(model: ir.Model) -> dict[str, list[object]]:
-    values = [*model.graph.inputs, *model.graph.outputs]
-    return {
-        str(value.name): [d if isinstance(d, int) else d.value for d in value.shape or ()]
-        for value in values
-    }
-
-
-def run(model: ir.Model, array: Any) -> list[Any]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return list(session.run(None, {session.get_inputs()[0].name: array}))
 
 
 def interpreted(path: Path, array: Any) -> Any:
@@ -105,7 +87,7 @@ def test_float_file_has_a_dynamic_batch_and_the_names_of_its_signature(
     assert [parity.sizes["batch"] for parity in conversion.parity] == [2, 3, 1]
     assert conversion.notes == ()
     for size in SIZES:
-        (found,) = run(conversion.model, digits[:size])
+        (found,) = run(conversion.model, image=digits[:size])
         np.testing.assert_allclose(found, interpreted(path, digits[:size]), rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +95,7 @@ def test_channels_come_first_where_asked_for(write: Write, digits: Any) -> None:
     path = write("float")
     conversion = convert(str(path), options=Options(layout="nchw"))
     assert shapes(conversion.model)["image"] == ["batch", 1, 8, 8]
-    (found,) = run(conversion.model, digits[:3].transpose(0, 3, 1, 2))
+    (found,) = run(conversion.model, image=digits[:3].transpose(0, 3, 1, 2))
     np.testing.assert_allclose(found, interpreted(path, digits[:3]), rtol=1e-5, atol=1e-6)
     assert conversion.model.graph[0].op_type == "Conv"
 
@@ -142,7 +124,7 @@ def test_integer_file_stays_quantized_and_within_one_step(
     for size in SIZES:
         low = 0 if dtype == "uint8" else -128
         array = (digits[:size] * 255 + low).astype(dtype)
-        (found,) = run(model, array)
+        (found,) = run(model, image=array)
         difference = found.astype(int) - interpreted(path, array).astype(int)
         assert np.abs(difference).max() <= 1
 

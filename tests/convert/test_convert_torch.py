@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
-from exported_programs import program_of, run, shapes
+from converted_models import run, shapes
+from exported_programs import program_of
 
 from graphopt.convert import Options, convert, parse_shape
 from graphopt.errors import CheckFailed, GraphoptError

@@ -6,10 +6,9 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from converted_models import run
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError
@@ -18,15 +17,6 @@ torch = pytest.importorskip("torch")
 
 
 pytestmark = pytest.mark.usefixtures("importable_sources")
-
-
-def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    return list(session.run(None, feeds))
 
 
 def shapes(model: ir.Model) -> dict[str, list[object]]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
+from converted_models import computed
 
 from graphopt.convert import Options, convert
 
@@ -24,18 +23,8 @@ def converted(name: str) -> ir.Model:
     return convert(f"torch_interfaces:{name}").model
 
 
-def run(model: ir.Model, **feeds: np.ndarray) -> dict[str, np.ndarray]:
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
-
-
 def test_outputs_are_named_by_their_keys() -> None:
-    outputs = run(converted("keyed"), x=X)
+    outputs = computed(converted("keyed"), x=X)
 
     assert list(outputs) == ["sum", "parts_0", "parts_1_0"]
     np.testing.assert_array_equal(outputs["sum"], X + 1)
@@ -43,14 +32,14 @@ def test_outputs_are_named_by_their_keys() -> None:
 
 
 def test_outputs_are_named_by_fields_of_a_named_tuple() -> None:
-    outputs = run(converted("fields"), x=X)
+    outputs = computed(converted("fields"), x=X)
 
     assert list(outputs) == ["mean", "spread"]
     np.testing.assert_allclose(outputs["spread"], X.std(axis=1, ddof=1), rtol=1e-6)
 
 
 def test_an_output_of_the_name_of_an_input_gets_another() -> None:
-    outputs = run(converted("keyed_as_input"), x=X)
+    outputs = computed(converted("keyed_as_input"), x=X)
 
     assert list(outputs) == ["x_output", "again"]
     np.testing.assert_array_equal(outputs["again"], X * 2)
@@ -60,7 +49,7 @@ def test_an_input_that_is_returned_keeps_its_name() -> None:
     model = converted("returning")
 
     assert [value.name for value in model.graph.inputs] == ["x"]
-    outputs = run(model, x=X)
+    outputs = computed(model, x=X)
     assert next(iter(outputs)) == "x_output"
     np.testing.assert_array_equal(outputs["x_output"], X)
 
@@ -86,7 +75,7 @@ def test_capitals_of_inputs_are_kept(tmp_path: Path) -> None:
     given = convert(
         "torch_troubles:capitals", options=Options(static=True, data=str(tmp_path / "data.npz"))
     ).model
-    (product,) = run(given, X=X[:2], Mask=X[:2] > 3).values()
+    (product,) = computed(given, X=X[:2], Mask=X[:2] > 3).values()
     np.testing.assert_array_equal(product, X[:2] * (X[:2] > 3))
 
 
@@ -117,5 +106,5 @@ def test_capitals_of_inputs_of_a_saved_program_are_kept(tmp_path: Path, fixed: b
 
     assert [value.name for value in model.graph.inputs] == ["X", "Parts_Q", "maskB"]
     feeds = {"X": X[:, :3], "Parts_Q": X[:, 1:], "maskB": X[:, :3] * 3}
-    (found,) = run(model, **feeds).values()
+    (found,) = computed(model, **feeds).values()
     np.testing.assert_array_equal(found, X[:, 1:] - X[:, :3])

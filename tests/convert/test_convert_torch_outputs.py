@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported_programs import run, shapes
+from converted_models import run, shapes
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError

@@ -6,7 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from exported_programs import program_of, run, shapes
+from converted_models import run, shapes
+from exported_programs import program_of
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError

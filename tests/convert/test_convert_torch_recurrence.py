@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from exported_programs import run, shapes
+from converted_models import run, shapes
 
 from graphopt.convert import Options, convert
 from graphopt.errors import GraphoptError

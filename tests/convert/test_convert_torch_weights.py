@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exported_programs import run
+from converted_models import run
 from safetensors.torch import save_file, save_model
 
 from graphopt.convert import Options, convert
