@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli.runtime_options import RuntimeOptions, runtime_options
+from graphopt.cli.written_files import check_written_files
 from graphopt.errors import CheckFailed, GraphoptError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def command(
 
     common = RuntimeOptions(**shared)
     providers = common.parsed_providers()
+    check_written_files({"--json": json_target}, [*models, common.data])
     subjects = [common.subject(path) for path in models]
     feeds = common.feeds(subjects[0], made_up=max(batches))
     if sessions and len(subjects) < 2:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
+from graphopt.cli.written_files import check_written_files
 from graphopt.errors import CheckFailed, GraphoptError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def command(model: Path, min_sqnr: float | None, json_target: str | None, **valu
     options = PipelineOptions(**values)
     if options.pipeline is None and not options.functions:
         raise GraphoptError("there is no pipeline", fix="give -p PIPELINE or --pass")
+    check_written_files({"--json": json_target}, [model, options.data])
     loaded = options.load(model)
     passes = options.passes(options.pipeline)
     feeds = options.feeds(loaded, options.data)

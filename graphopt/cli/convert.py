@@ -9,8 +9,9 @@ import click
 
 from graphopt.cli.limit_options import limit_options
 from graphopt.cli.output_file import output_file
-from graphopt.cli.streams import beside, check_streams
+from graphopt.cli.streams import beside
 from graphopt.cli.tolerance_options import tolerance_of, tolerance_options
+from graphopt.cli.written_files import MODEL, check_written_files
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -150,7 +151,11 @@ def command(
     from graphopt.model import Limits
     from graphopt.report.json_file import write_json
 
-    check_streams(output, json_file)
+    check_written_files(
+        {MODEL: output, "--json": json_file},
+        [data, model, *([] if source.endswith(".onnx") else [source])],
+        replaceable=[source],
+    )
     options = Options(
         opset=opset,
         input_names=input_names,

@@ -12,7 +12,8 @@ import click
 from graphopt.cli.ensemble_tables import Made, print_made
 from graphopt.cli.output_file import output_file
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
-from graphopt.cli.streams import STREAM, beside, check_streams, errors_of
+from graphopt.cli.streams import STREAM, beside, errors_of
+from graphopt.cli.written_files import MODEL, check_written_files
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -153,13 +154,11 @@ class _Job:
                 print_made(made, explain=self.settings.explain)
 
     def _check_usage(self) -> None:
-        from graphopt.model.atomic import check_target
-
         settings = self.settings
-        check_streams(self.output, settings.json_target)
-        for target in (self.output, settings.json_target):
-            if target is not None and str(target) != STREAM:
-                check_target(Path(target))
+        members = pairs(self.given, "a member", "NAME=MODEL").values()
+        check_written_files(
+            {MODEL: self.output, "--json": settings.json_target}, [self.options.data, *members]
+        )
         if settings.fits and self.options.data is None:
             raise GraphoptError(
                 "what is fitted needs samples", fix="give --data with an array named labels"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from graphopt.cli.tolerance_options import tolerance_of, tolerance_options
+from graphopt.cli.written_files import check_written_files
 
 if TYPE_CHECKING:
     from graphopt.convert.export import Export
@@ -49,6 +50,7 @@ def command(
     from graphopt.convert.export import export
     from graphopt.report.json_file import write_json
 
+    check_written_files({"--json": json_file}, [model, data])
     done = export(model, output, target, data=data, tolerance=tolerance_of(rtol, atol))
     for note in done.notes:
         click.echo(f"graphopt: {note}", err=True)

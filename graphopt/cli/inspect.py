@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli.limit_options import limit_options
+from graphopt.cli.written_files import check_written_files
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def command(
     from graphopt.report.json_file import write_json
     from graphopt.report.tables import console
 
+    check_written_files({"--json": json_target}, [model])
     loaded = load(model, Limits(**limits))
     # A model from stdin is on no disk.
     files = [] if str(model) == "-" else [model, *data_files(loaded, model)]

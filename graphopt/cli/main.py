@@ -67,11 +67,22 @@ def main() -> None:
     except GraphoptError as error:
         click.echo(f"graphopt: {error}", err=True)
         code = error.exit_code
+    except SystemExit as error:
+        click.echo(f"graphopt: {_of_the_user(error)}", err=True)
+        code = GraphoptError.exit_code
     except (OSError, MemoryError) as error:
         # What no command foresaw of the machine: a name too long, no memory left.
         click.echo(f"graphopt: {_of_the_machine(error)}", err=True)
         code = GraphoptError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _of_the_user(error: SystemExit) -> GraphoptError:
+    """Say what ended the program: nothing here raises SystemExit but code named by the user."""
+    return GraphoptError(
+        f"a function named by module:function called sys.exit({error.code!r})",
+        fix="let it return, or raise an error",
+    )
 
 
 def _of_the_machine(error: OSError | MemoryError) -> GraphoptError:

@@ -39,7 +39,9 @@ _OPTIONS = (
     provider_option(
         help="Execution provider to run models on, the preferred one first; repeatable."
     ),
-    click.option("--seed", type=int, help="Seed of everything random.  [default: 0]"),
+    click.option(
+        "--seed", type=click.IntRange(min=0), help="Seed of everything random.  [default: 0]"
+    ),
     click.option(
         "--verify-samples",
         type=click.IntRange(min=1),

@@ -12,7 +12,8 @@ import click
 from graphopt.cli.output_file import output_file
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.run_recipes import Stage, note_recipe, recipe_stages
-from graphopt.cli.streams import STREAM, beside, check_streams, errors_of
+from graphopt.cli.streams import STREAM, beside, errors_of
+from graphopt.cli.written_files import MODEL, check_written_files
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -161,16 +162,14 @@ class _Job:
         )
 
     def _check_usage(self) -> None:
-        from graphopt.model.atomic import check_target
-
         options, settings = self.options, self.settings
         if self.output is None and self._replay is None and not settings.dry_run:
             raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
-        check_streams(self.output, settings.json_target, settings.report)
-        # What cannot be written is said before the work, not behind it.
-        for target in (self.output, settings.report, settings.json_target):
-            if target is not None and str(target) != "-":
-                check_target(Path(target))
+        check_written_files(
+            {MODEL: self.output, "--json": settings.json_target, "--report": settings.report},
+            [options.data, settings.recipe_from],
+            replaceable=[self.path],
+        )
         replays = self._replay is not None or settings.recipe_from is not None
         if not (options.pipeline is not None or options.functions or replays):
             raise GraphoptError(

@@ -29,7 +29,13 @@ _OPTIONS = (
         help="Execution provider: cpu, cuda, any name that ONNX Runtime offers, or Name=library.so;"
         " with options as in cuda:device_id=0,use_tf32=0; repeatable.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of made-up inputs."),
+    click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Of made-up inputs.",
+    ),
     click.option(
         "--threads",
         type=click.IntRange(min=1),

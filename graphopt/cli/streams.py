@@ -7,20 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.errors import CheckFailed
 
 STREAM = "-"
-
-
-def check_streams(output: Path | None, json_target: str | None, report: Path | None = None) -> None:
-    """Raise GraphoptError where two of model, numbers and report would become one stream."""
-    targets = {"-o": output, "--json": json_target, "--report": report}
-    mixed = [f"{option} -" for option, target in targets.items() if str(target) == STREAM]
-    if len(mixed) > 1:
-        raise GraphoptError(
-            f"{' and '.join(mixed)} would mix on stdout",
-            fix="name a file for all but one of them",
-        )
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from graphopt.cli.runtime_options import RuntimeOptions, runtime_options
+from graphopt.cli.written_files import check_written_files
 from graphopt.errors import CheckFailed, GraphoptError
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def command(
         _tolerances(rtols, atols),
     )
     task = None if metric is None else open_metric(metric, output)
+    check_written_files({"--json": json_target}, [reference, *candidates, common.data])
     subjects = [common.subject(path) for path in (reference, *candidates)]
     _check_outputs(budget, subjects[0])
     feeds = common.feeds(subjects[0], made_up=_MADE_UP, limit=limit_samples)

@@ -73,7 +73,8 @@ def kept(skeleton: Skeleton, indices: list[int], target: Path) -> dict[int, Mapp
     """Return which of these tensors can stay in the data files that hold them.
 
     A file must still stand in the folder of the target as it was opened, under one name and no
-    link, and at least half of it must be in use. The target's own files stay only if every tensor
+    link, and at least half of it must be in use; another model's, only by a name that its saves
+    look at. The target's own files stay only if every tensor
     does, and none stays if more bytes are new than would stay: dead bytes never pile up.
 
     Args:
@@ -86,7 +87,7 @@ def kept(skeleton: Skeleton, indices: list[int], target: Path) -> dict[int, Mapp
         tensor = skeleton.tensors[index]
         if isinstance(tensor, MappedTensor) and tensor.location is not None:
             candidates.setdefault((id(tensor.file), tensor.location), {})[index] = tensor
-    sharable = [group for group in candidates.values() if _may_stay(group, target.parent)]
+    sharable = [group for group in candidates.values() if _may_stay(group, target)]
     stay = {index: tensor for group in sharable for index, tensor in group.items()}
     if len(stay) == len(indices):
         return stay
@@ -95,10 +96,12 @@ def kept(skeleton: Skeleton, indices: list[int], target: Path) -> dict[int, Mapp
     return stay if written <= _used(stay) else {}
 
 
-def _may_stay(group: dict[int, MappedTensor], folder: Path) -> bool:
-    """Whether others may go on reading the file of these tensors."""
-    tensor = next(iter(group.values()))
+def _may_stay(group: dict[int, MappedTensor], target: Path) -> bool:
+    """Whether the target may read the file of these tensors."""
+    tensor, folder = next(iter(group.values())), target.parent
     path = folder / (tensor.location or "")
+    if not datafiles.may_share(target) and not _is_own(tensor, target):
+        return False
     if not tensor.file.is_at(path) or path.is_symlink() or path.stat().st_nlink > 1:
         return False
     if not path.resolve().is_relative_to(folder.resolve()):

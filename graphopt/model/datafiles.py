@@ -10,6 +10,8 @@ from pathlib import Path
 
 from graphopt.model.wire import varint
 
+_SUFFIX = ".onnx"
+
 
 def preferred(model: Path) -> Path:
     """Return the data file of a model: `model.onnx.data`."""
@@ -34,9 +36,14 @@ def mentioned(model: Path) -> frozenset[Path]:
     return frozenset(path for path in own if mentions(model, path.name))
 
 
+def may_share(model: Path) -> bool:
+    """Say whether saves of other models will see that this one reads a file: by its name."""
+    return model.suffix == _SUFFIX
+
+
 def unused(model: Path, candidates: frozenset[Path]) -> list[Path]:
     """Return those candidates that neither a model nor any other `.onnx` in its folder mentions."""
-    readers = [path for path in model.parent.glob("*.onnx") if path != model]
+    readers = [path for path in model.parent.glob(f"*{_SUFFIX}") if path != model]
     return [
         path
         for path in sorted(candidates)

@@ -94,10 +94,22 @@ def save(
     check_target(target)
     try:
         skeleton = to_skeleton(model, as_sparse if sparse_storage else None)
+        _check_not_read(skeleton, target)
         with one_line_errors(target):
             return _Save(target, skeleton).run(external_data)
     except GraphoptError as error:
         raise GraphoptError(error.cause, file=error.file or path, fix=error.fix) from error
+
+
+def _check_not_read(skeleton: Skeleton, target: Path) -> None:
+    """Raise GraphoptError where the target is a data file of the model, which it would replace."""
+    files = {
+        tensor.file.identity: tensor.file
+        for tensor in skeleton.tensors
+        if isinstance(tensor, MappedTensor) and tensor.location is not None
+    }
+    if any(file.is_at(target) for file in files.values()):
+        raise GraphoptError("holds weights of the model", fix="name another file")
 
 
 def _to_stdout(model: ir.Model, external_data: bool | None, sparse_storage: bool) -> Saved:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -167,3 +168,54 @@ def test_an_output_that_ends_like_a_folder_is_none(
     assert called(monkeypatch, *arguments, "-o", "made/") == 2
     assert "names a folder, not a file; name a file, as in" in capfd.readouterr().err
     assert not Path("made").exists()
+
+
+def test_functions_of_the_user_that_exit_are_named(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    model.with_name("leaving_functions.py").write_text(
+        "import sys\ndef leave(graph): sys.exit(0)\n"
+    )
+    out = model.with_name("out.onnx")
+    assert called(monkeypatch, "run", model, "-o", out, "--pass", "leaving_functions:leave") == 2
+    assert "called sys.exit(0)" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_files_that_are_read_or_written_twice_are_refused(
+    option: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, out = model.read_bytes(), model.with_name("out.onnx")
+    run = ("run", model, "-p", "cleanup", "-o")
+    assert called(monkeypatch, *run, out, option, model) == 2
+    assert f"{option} would replace what is read" in capsys.readouterr().err
+    assert called(monkeypatch, *run, out, option, out.parent / "." / out.name) == 2
+    assert f"-o and {option} would write the same file" in capsys.readouterr().err
+    assert not out.exists()
+    assert model.read_bytes() == before
+
+
+def test_samples_are_not_replaced_by_a_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = model.with_name("x.npz")
+    np.savez(samples, x=np.ones((2, 3), np.float32))
+    before = samples.read_bytes()
+    run = ("run", model, "-p", "cleanup", "--data", samples, "-o")
+    assert called(monkeypatch, *run, samples) == 2
+    assert "-o would replace what is read" in capsys.readouterr().err
+    assert samples.read_bytes() == before
+    assert called(monkeypatch, *run, model) == 0
+    for command in (("inspect", model), ("validate", model, model), ("bench", model)):
+        assert called(monkeypatch, *command, "--json", model) == 2
+        assert "--json would replace what is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_negative_seed_is_bad_usage(
+    command: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(monkeypatch, command, model, model, "--seed", "-1") == 2
+    assert "--seed" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 from chain_of_weights import chain, edit, holds, names, weight
 
+from graphopt.errors import GraphoptError
 from graphopt.model import load, save
 from graphopt.model.mapped import MappedFile
 
@@ -164,3 +165,25 @@ def test_without_copy_file_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     edit(model)
     save(model, tmp_path / "n.onnx", external_data=True)
     assert holds(load(tmp_path / "n.onnx"), edited=("w1",))
+
+
+def test_a_name_that_other_saves_do_not_look_at_takes_a_copy_of_its_weights(
+    tmp_path: Path,
+) -> None:
+    save(chain(), tmp_path / "m.onnx", external_data=True)
+    saved = save(load(tmp_path / "m.onnx"), tmp_path / "n.model", external_data=True)
+    assert saved.data_files == (tmp_path / "n.model.data",)
+    model = load(tmp_path / "m.onnx")
+    edit(model)
+    save(model, tmp_path / "m.onnx", external_data=False)
+    assert names(tmp_path) == ["m.onnx", "n.model", "n.model.data"]
+    assert holds(load(tmp_path / "n.model"))
+    again = save(load(tmp_path / "n.model"), tmp_path / "n.model", external_data=True)
+    assert again.data_files == (tmp_path / "n.model.data",)
+
+
+def test_a_model_does_not_replace_its_own_weights(tmp_path: Path) -> None:
+    save(chain(), tmp_path / "m.onnx", external_data=True)
+    with pytest.raises(GraphoptError, match="holds weights of the model"):
+        save(load(tmp_path / "m.onnx"), tmp_path / "m.onnx.data")
+    assert holds(load(tmp_path / "m.onnx"))

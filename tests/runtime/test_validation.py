@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from graphopt.errors import CheckFailed, GraphoptError
@@ -104,6 +105,17 @@ def test_absent_providers_are_never_passed() -> None:
     assert "NoSuchExecutionProvider is absent" in failure
     (failure,) = run(offset(0), providers=providers[1:]).failures
     assert failure.startswith("nothing was validated")
+
+
+def test_a_provider_that_runs_nothing_validates_nothing() -> None:
+    azure = "AzureExecutionProvider"
+    if azure not in onnxruntime.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has no {azure}")
+    found = run(offset(0), providers=(azure,))
+    assert [trial.status for trial in found.trials] == ["fallback"]
+    (failure,) = found.failures
+    assert failure.startswith("nothing was validated: none of")
+    assert run(offset(0), providers=("cpu", azure)).failures == ()
 
 
 def test_what_is_asked_must_be_there() -> None:

@@ -1,0 +1,60 @@
+"""The files that a command is going to write, looked at before its work."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from graphopt.cli.streams import STREAM
+from graphopt.errors import GraphoptError
+
+MODEL = "-o"
+
+
+def check_written_files(
+    targets: Mapping[str, object],
+    read: Iterable[object] = (),
+    *,
+    replaceable: Iterable[object] = (),
+) -> None:
+    """Raise GraphoptError where a command could not write what it is asked for, or would lose it.
+
+    Args:
+        targets: What it writes, by option: paths, `-` for stdout, None where nothing is asked for.
+        read: What it reads and must not replace; what is no path to a file does not count.
+        replaceable: What it reads and `-o` may replace: a model that is edited in place.
+    """
+    from graphopt.model.atomic import check_target
+
+    written = {option: str(target) for option, target in targets.items() if target is not None}
+    _check_streams(written)
+    files = {option: Path(text) for option, text in written.items() if text != STREAM}
+    for path in files.values():
+        check_target(path)
+    for (one, path), (other, second) in itertools.combinations(files.items(), 2):
+        if _same(path, second):
+            raise GraphoptError(
+                f"{one} and {other} would write the same file", file=path, fix="name two files"
+            )
+    kept, edited = [*map(str, filter(None, read))], [*map(str, filter(None, replaceable))]
+    for option, path in files.items():
+        for source in kept if option == MODEL else [*kept, *edited]:
+            if _same(path, Path(source)):
+                raise GraphoptError(
+                    f"{option} would replace what is read", file=path, fix="name another file"
+                )
+
+
+def _check_streams(written: Mapping[str, str]) -> None:
+    mixed = [f"{option} {STREAM}" for option, text in written.items() if text == STREAM]
+    if len(mixed) > 1:
+        raise GraphoptError(
+            f"{' and '.join(mixed)} would mix on stdout",
+            fix="name a file for all but one of them",
+        )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
