@@ -13,7 +13,7 @@ from graphopt.cli.ensemble_tables import Made, print_made
 from graphopt.cli.output_file import output_file
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.streams import STREAM, beside, errors_of
-from graphopt.cli.written_files import MODEL, check_written_files
+from graphopt.cli.written_files import MODEL, check_written_files, note_shared_data
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -284,7 +284,9 @@ class _Job:
         )
         if result.steps:
             write_recipe(result.model, recipe)
-        return save(result.model, self.output, external_data=self.settings.external_data)
+        saved = save(result.model, self.output, external_data=self.settings.external_data)
+        note_shared_data(saved)
+        return saved
 
 
 def pairs(texts: Sequence[str], what: str, form: str) -> dict[str, str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from graphopt.cli.written_files import files_of
+
 if TYPE_CHECKING:
     from graphopt.ensembles.build import Prepared
     from graphopt.model import Saved
@@ -100,8 +102,7 @@ def print_made(made: Made, *, explain: bool) -> None:
         print_steps(made.result)
     if explain:
         print_explanation(made.result)
-    files = f" and {len(made.saved.data_files)} data files" if made.saved.data_files else ""
-    click.echo(f"wrote {made.saved.path}{files}, {size(made.saved.size)}")
+    click.echo(f"wrote {files_of(made.saved)}, {size(made.saved.size)}")
 
 
 def _member_row(prepared: Prepared, name: str) -> Row:

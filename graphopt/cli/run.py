@@ -13,7 +13,12 @@ from graphopt.cli.output_file import output_file
 from graphopt.cli.pipeline_options import PipelineOptions, pipeline_options
 from graphopt.cli.run_recipes import Stage, note_recipe, recipe_stages
 from graphopt.cli.streams import STREAM, beside, errors_of
-from graphopt.cli.written_files import MODEL, check_written_files
+from graphopt.cli.written_files import (
+    MODEL,
+    check_written_files,
+    files_of,
+    note_shared_data,
+)
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -271,13 +276,7 @@ class _Job:
             external_data=self.settings.external_data,
             sparse_storage=self.settings.sparse_storage,
         )
-        if saved.shared:
-            names = ", ".join(path.name for path in saved.shared)
-            click.echo(
-                f"note: {saved.path} goes on reading {names}, so keep them together; saved into "
-                "another folder, it would have all of its weights",
-                err=True,
-            )
+        note_shared_data(saved)
         return saved
 
     def _write(self, result: RunResult, saved: Saved | None) -> None:
@@ -316,6 +315,5 @@ class _Job:
         if saved is None:
             click.echo("nothing saved")
             return
-        files = f" and {len(saved.data_files)} data files" if saved.data_files else ""
         sparse = f"; sparse storage saved {size(saved.sparse_saved)}" if saved.sparse_saved else ""
-        click.echo(f"wrote {saved.path}{files}, {size(saved.size)}{sparse}")
+        click.echo(f"wrote {files_of(saved)}, {size(saved.size)}{sparse}")

@@ -140,8 +140,8 @@ def command(
 
 
 def _number(option: str, value: float | None) -> float | None:
-    if value is not None and math.isnan(value):
-        raise GraphoptError(f"{option} nan is no bound", fix="give a number")
+    if value is not None and not math.isfinite(value):
+        raise GraphoptError(f"{option} {value} is no bound", fix="give a finite number")
     return value
 
 
@@ -176,8 +176,8 @@ def _by_output(option: str, texts: tuple[str, ...]) -> dict[str, float]:
             value = float(number)
         except ValueError:
             value = -1.0
-        # Written so that a NaN is refused.
-        if not value >= 0 or bool(equals) != bool(name):
+        # A comparison with NaN, or with infinity, would say yes to everything.
+        if not 0 <= value < math.inf or bool(equals) != bool(name):
             raise GraphoptError(
                 f"{option} {text!r} is no tolerance", fix="write 1e-4 or logits=1e-4"
             )

@@ -1,4 +1,4 @@
-"""The files that a command is going to write, looked at before its work."""
+"""The files that a command writes: looked at before its work, and told behind it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import itertools
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
 
 from graphopt.cli.streams import STREAM
 from graphopt.errors import GraphoptError
+
+if TYPE_CHECKING:
+    from graphopt.model import Saved
 
 MODEL = "-o"
 
@@ -45,6 +51,25 @@ def check_written_files(
                 raise GraphoptError(
                     f"{option} would replace what is read", file=path, fix="name another file"
                 )
+
+
+def files_of(saved: Saved) -> str:
+    """Name the model that was saved, and count its data files."""
+    count = len(saved.data_files)
+    if not count:
+        return str(saved.path)
+    return f"{saved.path} and {count} data file{'s' if count > 1 else ''}"
+
+
+def note_shared_data(saved: Saved) -> None:
+    """Say on stderr which data files a model goes on reading that are not its own."""
+    if saved.shared:
+        names = ", ".join(path.name for path in saved.shared)
+        click.echo(
+            f"note: {saved.path} goes on reading {names}, so keep them together; saved into "
+            "another folder, it would have all of its weights",
+            err=True,
+        )
 
 
 def _check_streams(written: Mapping[str, str]) -> None:

@@ -42,6 +42,7 @@ class OutputError:
         bound: The largest difference that reassociation explains, and what `equal` holds
             `max_abs` against: see `difference.Difference` and `Comparison`.
         outside: How many elements are outside of the tolerance asked for; None if none was.
+        measured: How many elements are finite numbers in both.
     """
 
     name: str
@@ -57,6 +58,7 @@ class OutputError:
     dtype: str = ""
     bound: float = 0.0
     outside: int | None = None
+    measured: int = 0
 
 
 def compare(
@@ -220,6 +222,7 @@ class Comparison:
                 dtype=difference.dtype,
                 bound=difference.bound,
                 outside=difference.outside,
+                measured=difference.measured,
             )
             for name, difference in self._differences.items()
         )

@@ -92,7 +92,7 @@ class Difference:
         self._squared_reference = 0.0
         self._squared_candidate = 0.0
         self._product = 0.0
-        self._measured = 0
+        self.measured = 0
         self._rows = 0
         self._agreeing_rows = 0
         self._max_abs = 0.0
@@ -138,7 +138,7 @@ class Difference:
             return
         error = np.abs(a - b)
         magnitude = np.abs(a)
-        self._measured += a.size
+        self.measured += a.size
         self._max_abs = max(self._max_abs, float(error.max()))
         self._largest = max(self._largest, float(magnitude.max()))
         self._squared_error += float(np.dot(error, error))
@@ -181,7 +181,7 @@ class Difference:
     @property
     def rms(self) -> float:
         """Root of the mean squared difference."""
-        return math.sqrt(self._squared_error / self._measured) if self._measured else 0.0
+        return math.sqrt(self._squared_error / self.measured) if self.measured else 0.0
 
     @property
     def cosine(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,8 +229,9 @@ def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
     """Open `FILE.npz`, a folder of such files, or `module:function` yielding batches.
 
     A function takes no arguments, is looked for from the working directory too, and returns an
-    iterable of dicts: one array per input, and optionally `labels`. It is called once here, and
-    again for every iteration. Call `Feeds.for_model` before use: it knows which axis is which.
+    iterable of dicts that ends: one array per input, and optionally `labels`. It is called once
+    here, and again for every iteration, and must yield the same each time. Call `Feeds.for_model`
+    before use: it knows which axis is which.
 
     Args:
         spec: What to open. An existing path wins over a function.
@@ -241,7 +243,7 @@ def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
     path = Path(spec)
     if is_callable_spec(spec) and not path.exists():
         load = import_callable(spec)
-        return _in_parts(lambda: _yielded(spec, load), spec)
+        return _in_parts(_Repeated(spec, load), spec)
     readable(path)
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
@@ -292,6 +294,43 @@ def _in_parts(parts: Parts, source: str) -> Feeds:
 
     joined = np.concatenate(labels) if labels else None
     return Feeds(first, labels=joined, source=source, parts=without_labels)
+
+
+class _Repeated:
+    """The parts that a function yields, called anew for each iteration.
+
+    Labels come from the first one, so that other samples in a later one are refused.
+    """
+
+    def __init__(self, spec: str, load: Callable[[], Iterable[object]]) -> None:
+        self._spec = spec
+        self._load = load
+        self._seen: list[int] = []
+
+    def __call__(self) -> Iterator[Mapping[str, Array]]:
+        for number, part in enumerate(_yielded(self._spec, self._load)):
+            checksum = _checksum(part)
+            if number == len(self._seen):
+                self._seen.append(checksum)
+            elif self._seen[number] != checksum:
+                raise GraphoptError(
+                    f"part {number + 1} holds other samples than when it was read before",
+                    file=self._spec,
+                    fix="let the function yield the same each time: seed what it draws",
+                )
+            yield part
+
+
+def _checksum(part: Mapping[str, Array]) -> int:
+    found = 0
+    for name, array in part.items():
+        found = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), found)
+        if array.dtype.hasobject:
+            found = zlib.crc32("\0".join(map(str, array.flat)).encode(), found)
+        else:
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            found = zlib.crc32(content.data, found)
+    return found
 
 
 def _yielded(spec: str, load: Callable[[], Iterable[object]]) -> Iterator[Mapping[str, Array]]:

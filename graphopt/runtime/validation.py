@@ -286,6 +286,8 @@ class _Job:
             reason = judge_output(error, budget)
             if reason is not None:
                 return reason
+        if any(error.elements for error in errors) and not any(error.measured for error in errors):
+            return "no output holds a finite number on these samples, so that nothing is compared"
         if budget.max_drop is None or metric is None or self.reference_metric is None:
             return None
         assert self._options.metric is not None

@@ -288,3 +288,23 @@ def test_arrays_are_left_out_by_name_of_all_parts(tmp_path: Path) -> None:
     assert left.labels is not None
     assert left.count == 4
     assert feeds.without({"absent"}) is feeds
+
+
+def test_a_function_yields_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "repeated_samples.py").write_text(
+        "import numpy as np\n"
+        "random = np.random.default_rng(0)\n"
+        "def parts(rng):\n"
+        "    for _ in range(2):\n"
+        "        x = rng.standard_normal((4, 3)).astype('f4')\n"
+        "        yield {'x': x, 'labels': np.array(['b', 'a', 'c', 'd'], object)}\n"
+        "def seeded(): return parts(np.random.default_rng(1))\n"
+        "def drawn(): return parts(random)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    seeded = open_feeds("repeated_samples:seeded").for_model(model(IMAGE))
+    assert [len(batch["x"]) for batch in seeded.batches(3)] == [3, 3, 2]
+    with pytest.raises(GraphoptError, match="part 1 holds other samples than when it was"):
+        open_feeds("repeated_samples:drawn").for_model(model(IMAGE))

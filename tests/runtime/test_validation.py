@@ -173,3 +173,10 @@ def test_bench_compares_with_the_first_model() -> None:
     assert "bad.onnx does not load" in str(found[2].reason)
     with pytest.raises(GraphoptError, match="20 samples do not fill a batch of 21"):
         measure([offset(0)], feeds(), provider, 21, settings)
+
+
+def test_outputs_without_a_finite_number_compare_nothing() -> None:
+    empty = subject("z = Sub(x, x)\n y = Div(z, z)", "nan.onnx")
+    (trial,) = validate(empty, [empty], feeds(), Options(parse_providers(["cpu"]), rounds=0)).trials
+    assert trial.status == "failed"
+    assert "no output holds a finite number" in str(trial.reason)

@@ -33,6 +33,8 @@ def labels_of(feeds: Feeds) -> Array:
         raise GraphoptError(
             "fitting needs labels", file=feeds.source, fix="add an array named labels"
         )
+    if not feeds.labels.size:
+        raise GraphoptError("holds no samples", file=feeds.source)
     return feeds.labels
 
 

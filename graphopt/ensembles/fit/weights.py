@@ -261,7 +261,8 @@ class _Fitting:
             pruned = self._found.with_(without(combination, dropped))
             if tuple(self._scored.evaluation.outputs(pruned)) == self._scored.names:
                 names = ", ".join(shares[index].operand for index in dropped)
-                self._notes.append(f"{names} got the weight 0 and was left out")
+                left = "was" if len(dropped) == 1 else "were"
+                self._notes.append(f"{names} got the weight 0 and {left} left out")
                 return pruned
         return self._found.with_(combination)
 

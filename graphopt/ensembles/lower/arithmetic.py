@@ -55,7 +55,7 @@ def lower_combine(lowering: Lowering, expression: Combine, site: Site) -> Bundle
         if expression.function == "mean":
             return _mean(writer, values, weights, dtype)
         if expression.function == "geometric_mean":
-            return writer.op("Exp", _mean(writer, _logs(writer, values), weights, dtype))
+            return _geometric_mean(writer, values, weights, dtype)
         unweighted = _UNWEIGHTED[expression.function]
         return unweighted(writer, values)
 
@@ -130,6 +130,19 @@ def _mean(
         return writer.op("Div", _sum(writer, values), writer.number(len(values), dtype))
     total = sum(weights)
     return _weighted_sum(writer, values, [weight / total for weight in weights], dtype)
+
+
+def _geometric_mean(
+    writer: Writer,
+    values: Sequence[ir.Value],
+    weights: Sequence[float] | None,
+    dtype: ir.DataType,
+) -> ir.Value:
+    """Take the mean of logarithms; what has the weight 0 is left out, where 0 * log 0 is NaN."""
+    if weights is not None:
+        values = [value for value, weight in zip(values, weights, strict=True) if weight]
+        weights = [weight for weight in weights if weight]
+    return writer.op("Exp", _mean(writer, _logs(writer, values), weights, dtype))
 
 
 def _logs(writer: Writer, values: Sequence[ir.Value]) -> list[ir.Value]:

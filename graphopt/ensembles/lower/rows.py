@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from graphopt.ensembles.lower.writer import sizes
 from graphopt.ensembles.ports import Port
+from graphopt.errors import GraphoptError
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class RowAxes:
             face: Of the member.
             bound: The names of its inputs with the values, as they are where they are computed.
         """
-        axes, doubtful = input_axes(face), _is_doubtful(face)
+        axes, doubtful = input_axes(face), _doubtful(face)
         for name, value in bound:
             known, rows = sizes(value), axes.get(name)
-            if known is None or rows is None or rows >= len(known):
+            if known is None:
                 continue
-            if doubtful and not isinstance(known[rows], int):
+            if rows is None or rows >= len(known):
+                self._others.update(size for size in known if isinstance(size, str))
+                continue
+            if name in doubtful and not isinstance(known[rows], int):
                 self.doubt(value, rows)
                 continue
             if known[rows] is None:
@@ -72,7 +76,11 @@ class RowAxes:
         return value in self._doubtful
 
     def of(self, value: ir.Value) -> int | None:
-        """Return the axis of a value's rows; None: it has none."""
+        """Return the axis of a value's rows; None: it has none.
+
+        Raises:
+            GraphoptError: Two axes have as many elements as there are rows: no row is apart.
+        """
         known = sizes(value)
         if value in self._told:
             return self._told[value]
@@ -81,6 +89,13 @@ class RowAxes:
         if not known:
             return None
         named = [axis for axis, size in enumerate(known) if size in self._batch]
+        if len(named) > 1:
+            raise GraphoptError(
+                f"cascade: {value.name!r} has the rows of the batch along {len(named)} axes, so "
+                "that some rows cannot be taken out of it",
+                fix="cascade members that compute each row by itself, or, where the sizes differ, "
+                "name them differently in the member's file",
+            )
         if named:
             return named[0]
         if isinstance(known[0], int):
@@ -90,9 +105,11 @@ class RowAxes:
 
 def input_axes(face: Face) -> dict[str, int | None]:
     """Return the axis of the rows of each input of a member, by what it declares."""
-    symbols, inner = _batch_symbols(face), _inner(face.inputs)
+    symbols, others = _batch_symbols(face), _inner(face.inputs)
+    if _told_by_outputs(face):
+        others |= _leading(face.inputs)
     is_fixed = all(isinstance(item.shape[0], int) for item in face.inputs if item.shape)
-    return {item.name: _axis(item, symbols, inner, is_fixed=is_fixed) for item in face.inputs}
+    return {item.name: _axis(item, symbols, others, is_fixed=is_fixed) for item in face.inputs}
 
 
 def fixed_batch(face: Face) -> int | None:
@@ -108,14 +125,14 @@ def fixed_batch(face: Face) -> int | None:
 
 
 def _axis(
-    item: Port, symbols: frozenset[str], inner: frozenset[str], *, is_fixed: bool
+    item: Port, symbols: frozenset[str], others: frozenset[str], *, is_fixed: bool
 ) -> int | None:
     if item.shape is None:
         return 0
     named = [axis for axis, size in enumerate(item.shape) if size in symbols]
     if named:
         return named[0]
-    if not item.shape or item.shape[0] in inner:
+    if not item.shape or item.shape[0] in others:
         return None
     if not isinstance(item.shape[0], int) or is_fixed:
         return 0
@@ -125,22 +142,28 @@ def _axis(
 
 def _batch_symbols(face: Face) -> frozenset[str]:
     """The symbols of the batch: that of the outputs' axis 0, else those of the inputs'."""
-    everywhere = frozenset(size for item in face.inputs for size in item.shape or ())
-    found = _leading(face.outputs) & everywhere
-    if found:
-        return found
+    told = _told_by_outputs(face)
+    if told:
+        return told
     leading = _leading(face.inputs)
     outermost = leading - _inner(face.inputs)
     return leading if not outermost and None not in _firsts(face.inputs) else outermost
 
 
-def _is_doubtful(face: Face) -> bool:
-    """Whether inputs have dynamic first axes that nothing says to be of one size."""
+def _told_by_outputs(face: Face) -> frozenset[str]:
+    """The symbols that outputs have along axis 0, and inputs anywhere."""
     everywhere = frozenset(size for item in face.inputs for size in item.shape or ())
+    return _leading(face.outputs) & everywhere
+
+
+def _doubtful(face: Face) -> frozenset[str]:
+    """The inputs with a dynamic first axis of which nothing says whether it has the rows."""
+    if _told_by_outputs(face):
+        return frozenset(i.name for i in face.inputs if i.shape and i.shape[0] is None)
     firsts = _firsts(face.inputs)
-    if _leading(face.outputs) & everywhere or len(firsts) < 2:
-        return False
-    return None in firsts or len(set(firsts)) > 1
+    if len(firsts) < 2 or (None not in firsts and len(set(firsts)) == 1):
+        return frozenset()
+    return frozenset(item.name for item in face.inputs)
 
 
 def _firsts(ports: Sequence[Port]) -> list[str | None]:

@@ -120,6 +120,18 @@ def batch_symbols(inputs: Sequence[Port], outputs: Sequence[Port]) -> frozenset[
     return frozenset(_leading(outputs) & everywhere) or frozenset(_leading(inputs))
 
 
+def input_row_axis(port: Port, inputs: Sequence[Port], outputs: Sequence[Port]) -> int | None:
+    """Return along which axis the rows of an input lie; None: it has none.
+
+    Where outputs say which symbol is the batch's, an input of another symbol has no rows.
+    """
+    symbols = batch_symbols(inputs, outputs)
+    axis = _row_axis(port, symbols)
+    size = port.shape[axis] if port.shape and axis is not None else None
+    told = symbols <= _leading(outputs)
+    return None if told and isinstance(size, str) and size not in symbols else axis
+
+
 def has_fixed_batch(inputs: Sequence[Port], outputs: Sequence[Port]) -> bool:
     """Whether a member takes one number of rows only, and more than 1."""
     if batch_symbols(inputs, outputs):

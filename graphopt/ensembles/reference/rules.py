@@ -97,13 +97,17 @@ def _geometric_mean(expression: Combine, site: Site) -> Outputs:
         for of in expression.of
     ]
 
+    weights = expression.weights or (1.0,) * len(expression.of)
+
     def compute(arrays: Operands) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = [
                 array if known else np.log(array)
-                for array, known in zip(arrays, is_softmax, strict=True)
+                for array, known, weight in zip(arrays, is_softmax, weights, strict=True)
+                if weight
             ]
-            return np.asarray(np.exp(numerics.averaged(logs, expression.weights)))
+            mean = numerics.averaged(logs, [weight for weight in weights if weight])
+            return np.asarray(np.exp(mean))
 
     titles = [title(of) for of in expression.of]
     return _arithmetic(operands, "geometric_mean", site, compute, titles)

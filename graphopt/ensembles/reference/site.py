@@ -18,6 +18,7 @@ from graphopt.ensembles.reference.cells import (
     View,
     absent,
     batch_symbols,
+    input_row_axis,
     row_axes,
 )
 from graphopt.ensembles.wiring import Environment, Wired
@@ -141,8 +142,7 @@ class Site:
     def _outside(self, member: str, wanted: Port) -> Cell:
         cell = self.reference.given(member, wanted.name)
         sessions = self.reference.sessions
-        symbols = batch_symbols(sessions.inputs(member), sessions.outputs(member))
-        cell.axis = row_axes([wanted], symbols)[0]
+        cell.axis = input_row_axis(wanted, sessions.inputs(member), sessions.outputs(member))
         return cell
 
 

@@ -32,8 +32,10 @@ class StackMembers(Pass):
     each set of equal ones is stacked by itself. K lanes become:
 
     - a product with weights: one batch of products, or on a CPU a grouped 1x1 Conv whose pixels
-      are the rows, [1, K * F, N, 1], which takes the bias and the activation along; small ones
-      over a matrix that the lanes share are one product with weights side by side, [N, K * F];
+      are the rows, [1, K * F, N, 1], which takes the bias and the activation along (ONNX Runtime
+      refuses a Conv over no rows, so not behind operators that may select none; a caller's batch
+      must have rows); small ones over a matrix that the lanes share are one product with weights
+      side by side, [N, K * F];
     - Conv, BatchNormalization, pools: one over all channels, [N, K * C, H, W], in groups where
       lanes do not share the image;
     - operators by element, softmax, reductions, normalizations, attention: one on [K, N, ...] or

@@ -84,7 +84,6 @@ BROADCAST = [
     "Mod",
     "Mul",
     "Or",
-    "PRelu",
     "Pow",
     "Sub",
     "Sum",
@@ -106,6 +105,13 @@ def broadcasting(case: Case) -> Sequence[Lanes]:
     operands = [operand for operand in case.operands if operand is not None]
     layout, wires = broadcast(case.build, operands, shape)
     return [case.result(case.copied(wires).outputs[0], layout)]
+
+
+def prelu(case: Case) -> Sequence[Lanes]:
+    """Stack PReLUs; ONNX broadcasts their slopes to the data, and not the other way."""
+    if not isinstance(case.operands[0], Lanes):
+        raise Refused("only the slopes differ, and data are not broadcast to them")
+    return broadcasting(case)
 
 
 def broadcast(build: Build, operands: Sequence[Operand], shape: Dims) -> tuple[Layout, list[Wire]]:
@@ -213,4 +219,5 @@ def _fitted_shared(build: Build, shared: Shared, layout: Layout, shape: Dims) ->
 RULES: dict[str, Rule] = {
     **dict.fromkeys(UNARY, unary),
     **dict.fromkeys(BROADCAST, broadcasting),
+    "PRelu": prelu,
 }

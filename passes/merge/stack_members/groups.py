@@ -14,6 +14,7 @@ from passes.cleanup.determinism import determinism
 from passes.merge.stack_members.classes import Classes
 from passes.merge.stack_members.drafts import Wire, needed
 from passes.merge.stack_members.edits import Edits, Joining
+from passes.merge.stack_members.emptiness import Emptiness
 from passes.merge.stack_members.joins import Join, joins
 from passes.merge.stack_members.layouts import Refused
 from passes.merge.stack_members.peers import Alignment, Peers
@@ -112,8 +113,11 @@ def groups(model: ir.Model, scope: Scope, opset: int, style: Style) -> Iterator[
         for join in found
     }
     shortened: set[int] = set()
+    emptiness = Emptiness()
     for peers, ends in _components(alignment, found):
-        planner = Planner(alignment, peers, ends, shapes, opset, columns=style.columns)
+        read = (value for peer in peers for value in peer.lead.inputs)
+        columns = style.columns and not emptiness.any(read)
+        planner = Planner(alignment, peers, ends, shapes, opset, columns=columns)
         try:
             planner.plan()
         except Refused:

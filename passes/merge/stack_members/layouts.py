@@ -34,7 +34,7 @@ class Layout(enum.Enum):
     """[1, K * C, N, 1] for values of shape [N, C]: a product with weights is a Conv over the rows.
 
     ONNX Runtime packs weights of a Conv beforehand, and adds bias and activation on the way. Of a
-    batch of products it does neither.
+    batch of products it does neither. It refuses a Conv over no rows, though.
     """
 
 

@@ -230,3 +230,11 @@ def test_each_member_starts_and_runs_once(monkeypatch: pytest.MonkeyPatch) -> No
     fitted = [f"member {name!r}" for name in ("rows", "meta", "meta_0", "meta_1", "meta_2")]
     assert started == ["member 'a'", "member 'soup_0'", *fitted]
     assert sorted(ran) == sorted(2 * started)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "ridge"])
+def test_no_samples_are_refused(digits: dict[str, ir.Model], kind: str) -> None:
+    none = Feeds({"image": np.zeros((0, 1, 8, 8), np.float32)}, labels=np.zeros(0, np.int64))
+    metric = "accuracy" if kind == "logistic" else "mae"
+    with pytest.raises(GraphoptError, match="holds no samples"):
+        fit_meta("stack(cnn, mlp)", digits, none, metric, kind=kind)

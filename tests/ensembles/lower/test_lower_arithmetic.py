@@ -18,6 +18,7 @@ from lowered import (
     text_model,
 )
 
+from graphopt.ensembles.reference import evaluate
 from graphopt.errors import GraphoptError
 
 ULP = float(np.finfo(np.float32).eps)
@@ -194,6 +195,26 @@ def test_a_geometric_mean_of_softmaxes_does_not_underflow(other: type) -> None:
     found = Ensemble("geometric_mean(softmax(a), softmax(b))", **members).only(row=rows(2))
     expected = softmax(scores.astype(np.float64))
     np.testing.assert_allclose(found, expected, rtol=200 * ULP, atol=1e-38)
+
+
+def test_a_geometric_mean_leaves_out_what_has_no_weight() -> None:
+    members = {
+        "a": table({"y": np.float32([[0, 1, 2]])}),
+        "b": table({"y": np.float32([[3, 4, 5]])}),
+        "c": table({"y": np.float32([[6, 7, 9]])}),
+    }
+    for weights, expected in (
+        ([0, 1, 0], [[3, 4, 5]]),
+        (
+            [0, 1, 3],
+            _geometric(np.asarray([1.0, 3.0]), np.asarray([[3, 4, 5]]), np.asarray([[6, 7, 9]])),
+        ),
+    ):
+        text = f"geometric_mean(a, b, c, weights={weights})"
+        found = Ensemble(text, **members).only(row=rows(1))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        (reference,) = evaluate(text, members, {"row": rows(1)}).values()
+        np.testing.assert_allclose(reference, expected, rtol=1e-6)
 
 
 def test_outputs_are_combined_by_name_else_in_order() -> None:

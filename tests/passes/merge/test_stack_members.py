@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from before_after import session
 from members_parts import CNN, COLUMNS, DEEP, MLP, SIDE_BY_SIDE
 from members_text import Part, assert_same, check, check_stays, mean, model_of, ops, stack
 
@@ -237,3 +238,29 @@ def test_same_bytes_again() -> None:
 
 
 CNN_FREE = Part("$h = MatMul(x, $w)\n $y = Softmax($h)", {"w": (6, 3)})
+
+
+def test_slopes_that_differ_over_one_value_stay_apart() -> None:
+    check_stays([Part("$y = PRelu(x, $s)", {"s": (6,)})] * 3)
+    own = Part("$h = MatMul(x, $w)\n $y = PRelu($h, $s)", {"w": (6, 4), "s": (4,)})
+    after, _ = stack(model_of([own] * 3))
+    assert ops(after).count("PRelu") == 1
+
+
+def test_products_behind_what_may_select_no_row_take_no_rows() -> None:
+    selecting = """axis = Constant<value_ints = [1]>()
+        zero = Constant<value_float = 0.0>()
+        total = ReduceSum<keepdims = 0>(all, axis)
+        keep = Greater(total, zero)
+        x = Compress<axis = 0>(all, keep)
+        """
+    members = [Part(selecting + DEEP.body, DEEP.weights), DEEP, DEEP]
+    before = model_of(members, x="float[N,6] all")
+    after, _ = stack(before)
+    assert len(ops(after)) < len(ops(before))
+    assert "Conv" not in ops(after)
+    array = np.random.default_rng(0).standard_normal((7, 6)).astype(np.float32)
+    for given in (array, -np.abs(array)):
+        expected, found = (session(proto).run(None, {"all": given})[0] for proto in (before, after))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert found.shape == (0, 3)
