@@ -13,20 +13,18 @@ from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
 from graphopt.training.operators.registry import operator
 
-Tensor = torch.Tensor
-
 
 @operator("Attention")
 def attention(
     call: Call,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None = None,
-    past_key: Tensor | None = None,
-    past_value: Tensor | None = None,
-    lengths: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    past_key: torch.Tensor | None = None,
+    past_value: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
     """Attend to the keys; also return all keys and values, and the scores at some point."""
     flat = query.ndim == 3
     if flat:
@@ -51,7 +49,7 @@ def attention(
     return (_flat(y) if flat else y), *present, scores
 
 
-def _is_plain(call: Call, mask: Tensor | None, lengths: Tensor | None) -> bool:
+def _is_plain(call: Call, mask: torch.Tensor | None, lengths: torch.Tensor | None) -> bool:
     """Whether PyTorch's own function computes the same.
 
     Without a mask each query sees a key. The fused functions differ in what they return for
@@ -62,18 +60,18 @@ def _is_plain(call: Call, mask: Tensor | None, lengths: Tensor | None) -> bool:
     return not (masked or precise or call.wants(3))
 
 
-def _heads(x: Tensor, heads: int) -> Tensor:
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """Split (batch, sequence, hidden) into (batch, heads, sequence, size)."""
     return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
-def _flat(x: Tensor) -> Tensor:
+def _flat(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
 def _allowed(
-    call: Call, query: Tensor, key: Tensor, past: Any, lengths: Tensor | None
-) -> Tensor | None:
+    call: Call, query: torch.Tensor, key: torch.Tensor, past: Any, lengths: torch.Tensor | None
+) -> torch.Tensor | None:
     """Return which keys a query sees by their distance and by the lengths of the sequences.
 
     Returns:
@@ -85,7 +83,7 @@ def _allowed(
     if causal:
         right = 0 if right < 0 else min(right, 0)
     keys = torch.arange(key.shape[2], device=query.device)
-    allowed: Tensor | None = None
+    allowed: torch.Tensor | None = None
     if left >= 0 or right >= 0:
         at = torch.arange(query.shape[2], device=query.device).unsqueeze(1)
         cached = past if lengths is None else lengths.reshape(-1, 1, 1, 1) - query.shape[2]
@@ -101,9 +99,11 @@ def _allowed(
     return allowed
 
 
-def _bias(query: Tensor, key: Tensor, mask: Tensor | None, allowed: Tensor | None) -> Tensor | None:
+def _bias(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, allowed: torch.Tensor | None
+) -> torch.Tensor | None:
     """Return what is added to the scores: -inf where a query does not see a key."""
-    bias: Tensor | None = None
+    bias: torch.Tensor | None = None
     if mask is not None:
         missing = key.shape[2] - mask.shape[-1]
         beyond = 0 if mask.dtype == torch.bool else -math.inf
@@ -115,14 +115,19 @@ def _bias(query: Tensor, key: Tensor, mask: Tensor | None, allowed: Tensor | Non
     return bias
 
 
-def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     zero = torch.zeros((), dtype=dtype, device=seen.device)
     return torch.where(seen, zero, torch.full_like(zero, -math.inf))
 
 
 def _attended(
-    call: Call, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+    call: Call,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the output, and the scores that qk_matmul_output_mode asks for."""
     root = math.sqrt(scale)
     scores = (query * root) @ (key * root).transpose(-1, -2)
@@ -131,7 +136,7 @@ def _attended(
     if softcap > 0:
         scores = torch.tanh(scores / softcap) * softcap
     stages.append(scores)
-    empty: Tensor | None = None
+    empty: torch.Tensor | None = None
     if bias is not None:
         scores = scores + bias
         # A query that sees no key attends to nothing, and has no gradient of NaN.
@@ -151,8 +156,12 @@ def _attended(
 
 @operator("RotaryEmbedding")
 def rotary_embedding(
-    call: Call, x: Tensor, cosines: Tensor, sines: Tensor, positions: Tensor | None = None
-) -> Tensor:
+    call: Call,
+    x: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    positions: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Rotate pairs of elements by angles that grow with the position."""
     flat = x.ndim == 3
     heads = x

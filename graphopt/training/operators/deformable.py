@@ -10,18 +10,16 @@ import torch
 from graphopt.training.call import Call
 from graphopt.training.operators.registry import operator
 
-Tensor = torch.Tensor
-
 
 @operator("DeformConv")
 def deform_conv(
     call: Call,
-    x: Tensor,
-    weight: Tensor,
-    offset: Tensor,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-) -> Tensor:
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offset: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Convolve, with each element of a window taken from where its offset says."""
     axes = x.ndim - 2
     kernel = list(weight.shape[2:])
@@ -43,7 +41,7 @@ def deform_conv(
 
 def _regular(
     call: Call, kernel: list[int], counts: torch.Size, device: torch.device
-) -> list[Tensor]:
+) -> list[torch.Tensor]:
     """Return where elements lie without offsets, for each axis: (points, *counts)."""
     axes = len(kernel)
     strides = call.integers("strides", [1] * axes)
@@ -62,7 +60,7 @@ def _regular(
     return found
 
 
-def _sampled(x: Tensor, positions: list[Tensor]) -> Tensor:
+def _sampled(x: torch.Tensor, positions: list[torch.Tensor]) -> torch.Tensor:
     """Interpolate linearly between elements, and zeros around them.
 
     Args:
@@ -75,7 +73,7 @@ def _sampled(x: Tensor, positions: list[Tensor]) -> Tensor:
     sizes = x.shape[3:]
     flat = x.flatten(3)
     floors = [position.floor() for position in positions]
-    total: Tensor | None = None
+    total: torch.Tensor | None = None
     for corner in itertools.product((0, 1), repeat=len(sizes)):
         share = torch.ones_like(positions[0])
         place = torch.zeros_like(positions[0], dtype=torch.int64)

@@ -10,18 +10,16 @@ from graphopt.training.call import Call
 from graphopt.training.numbers import Value, integer_of, real_of
 from graphopt.training.operators.registry import operator
 
-Tensor = torch.Tensor
-
 
 @operator("NonMaxSuppression", numbers=(2, 3, 4))
 def non_max_suppression(
     call: Call,
-    boxes: Tensor,
-    scores: Tensor,
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
     most: Value = None,
     overlap: Value = None,
     least: Value = None,
-) -> Tensor:
+) -> torch.Tensor:
     """Choose boxes by their scores, and none that overlaps a chosen one too much.
 
     Args:
@@ -51,7 +49,7 @@ def non_max_suppression(
     return torch.cat(chosen) if chosen else boxes.new_zeros((0, 3), dtype=torch.int64)
 
 
-def _corners(boxes: Tensor, centred: bool) -> Tensor:
+def _corners(boxes: torch.Tensor, centred: bool) -> torch.Tensor:
     """Return the lower and the upper corner of boxes: (..., 2, 2)."""
     first, second = boxes[..., :2], boxes[..., 2:]
     if centred:
@@ -59,7 +57,7 @@ def _corners(boxes: Tensor, centred: bool) -> Tensor:
     return torch.stack((torch.minimum(first, second), torch.maximum(first, second)), -2)
 
 
-def _kept(corners: Tensor, limit: int, bound: float) -> Tensor:
+def _kept(corners: torch.Tensor, limit: int, bound: float) -> torch.Tensor:
     """Return which boxes of falling scores are chosen."""
     areas = (corners[:, 1] - corners[:, 0]).prod(-1)
     left = torch.ones(len(corners), dtype=torch.bool, device=corners.device)
@@ -78,7 +76,9 @@ def _kept(corners: Tensor, limit: int, bound: float) -> Tensor:
 
 
 @operator("RoiAlign")
-def roi_align(call: Call, x: Tensor, rois: Tensor, images: Tensor) -> Tensor:
+def roi_align(
+    call: Call, x: torch.Tensor, rois: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
     """Pool points that are spread evenly over regions."""
     half = call.text("coordinate_transformation_mode", "half_pixel") == "half_pixel"
     edges = rois * call.real("spatial_scale", 1.0) - (0.5 if half else 0.0)
@@ -107,14 +107,14 @@ def roi_align(call: Call, x: Tensor, rois: Tensor, images: Tensor) -> Tensor:
 
 
 def _aligned(
-    x: Tensor,
-    images: Tensor,
-    starts: Tensor,
-    bins: Tensor,
+    x: torch.Tensor,
+    images: torch.Tensor,
+    starts: torch.Tensor,
+    bins: torch.Tensor,
     counts: tuple[int, int],
     points: tuple[int, int],
     largest: bool,
-) -> Tensor:
+) -> torch.Tensor:
     """Pool regions.
 
     Args:
@@ -145,8 +145,8 @@ def _aligned(
 
 
 def _between(
-    start: Tensor, size: Tensor, count: int, points: int, length: int
-) -> list[tuple[Tensor, Tensor]]:
+    start: torch.Tensor, size: torch.Tensor, count: int, points: int, length: int
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return, for each point along an axis, its two neighbours and their shares."""
     cells = torch.arange(count, device=start.device).to(start.dtype).reshape(1, -1, 1)
     within = torch.arange(points, device=start.device).to(start.dtype) + 0.5
@@ -165,7 +165,7 @@ def _between(
 
 
 @operator("MaxRoiPool")
-def max_roi_pool(call: Call, x: Tensor, rois: Tensor) -> Tensor:
+def max_roi_pool(call: Call, x: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
     """Return the largest element of each bin of regions, whose edges are rounded to pixels."""
     rows, columns = call.integers("pooled_shape")
     scaled = rois[:, 1:] * call.real("spatial_scale", 1.0)
@@ -190,7 +190,7 @@ def max_roi_pool(call: Call, x: Tensor, rois: Tensor) -> Tensor:
     return pooled.masked_fill(pooled == lowest, 0)
 
 
-def _covered(start: Tensor, end: Tensor, bins: int, length: int) -> Tensor:
+def _covered(start: torch.Tensor, end: torch.Tensor, bins: int, length: int) -> torch.Tensor:
     """Return which pixels lie in which bin along an axis: (regions, bins, length)."""
     size = (end - start + 1).clamp(min=1) / bins
     cells = torch.arange(bins, device=start.device)

@@ -16,7 +16,7 @@ from graphopt.training.operators.registry import operator
 @operator("Concat")
 def concat(call: Call, *parts: torch.Tensor) -> torch.Tensor:
     """Join along an axis."""
-    joined = torch.cat([movable(each) for each in parts], dim=call.integer("axis"))
+    joined = torch.cat([movable(each) for each in parts], call.integer("axis"))
     return moved(joined, parts[0].dtype)
 
 
@@ -30,7 +30,7 @@ def split(call: Call, data: torch.Tensor, sizes: Value = None) -> tuple[torch.Te
 
 def parted(data: torch.Tensor, sizes: Sequence[Any], axis: int) -> tuple[torch.Tensor, ...]:
     """Take a tensor apart into parts of some sizes."""
-    parts = movable(data).split_with_sizes(sizes, dim=axis)
+    parts = movable(data).split_with_sizes(sizes, axis)
     return tuple(moved(each, data.dtype) for each in parts)
 
 

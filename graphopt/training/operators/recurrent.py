@@ -12,8 +12,7 @@ from graphopt.training.operators.recurrence import clipped, lstm_cell, reversed_
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import operator
 
-Tensor = torch.Tensor
-States = tuple[Tensor, ...]
+States = tuple[torch.Tensor, ...]
 """The hidden state, and that of the cell where there is one; each (batch, hidden)."""
 
 
@@ -31,34 +30,34 @@ class _Direction:
         states: Where the sequences start from.
     """
 
-    w: Tensor
-    r: Tensor
-    w_bias: Tensor
-    r_bias: Tensor
-    peepholes: Tensor | None
+    w: torch.Tensor
+    r: torch.Tensor
+    w_bias: torch.Tensor
+    r_bias: torch.Tensor
+    peepholes: torch.Tensor | None
     functions: list[Activation]
     states: States
 
 
-Step = Callable[[Call, _Direction, Tensor, States], States]
+Step = Callable[[Call, _Direction, torch.Tensor, States], States]
 """Takes the gates' part of the input, (batch, gates * hidden), and states; returns the next."""
 
-Fused = Callable[[_Direction, Tensor], tuple[Tensor, States]]
+Fused = Callable[[_Direction, torch.Tensor], tuple[torch.Tensor, States]]
 """Takes the input, and returns all hidden states and the last ones."""
 
 
 @operator("LSTM")
 def lstm(
     call: Call,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None = None,
-    lengths: Tensor | None = None,
-    initial_h: Tensor | None = None,
-    initial_c: Tensor | None = None,
-    peepholes: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+    x: torch.Tensor,
+    w: torch.Tensor,
+    r: torch.Tensor,
+    b: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+    initial_h: torch.Tensor | None = None,
+    initial_c: torch.Tensor | None = None,
+    peepholes: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
     """Long short-term memory."""
     plain = peepholes is None and not call.integer("input_forget", 0)
     # The cell's state at the end of shorter sequences is not what the fused function returns.
@@ -71,13 +70,13 @@ def lstm(
 @operator("GRU")
 def gru(
     call: Call,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None = None,
-    lengths: Tensor | None = None,
-    initial_h: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+    x: torch.Tensor,
+    w: torch.Tensor,
+    r: torch.Tensor,
+    b: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+    initial_h: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
     """Gated recurrent unit."""
     plain = call.integer("linear_before_reset", 0) != 0
     fused = _fused_gru if plain and _known(call, ("Sigmoid", "Tanh")) else None
@@ -88,13 +87,13 @@ def gru(
 @operator("RNN")
 def rnn(
     call: Call,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    b: Tensor | None = None,
-    lengths: Tensor | None = None,
-    initial_h: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+    x: torch.Tensor,
+    w: torch.Tensor,
+    r: torch.Tensor,
+    b: torch.Tensor | None = None,
+    lengths: torch.Tensor | None = None,
+    initial_h: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
     """Recurrent layer of one activation."""
     fused = None
     if _known(call, ("Tanh",)):
@@ -120,11 +119,11 @@ class _Layer:
     def __init__(
         self,
         call: Call,
-        x: Tensor,
-        w: Tensor,
-        r: Tensor,
-        b: Tensor | None,
-        lengths: Tensor | None,
+        x: torch.Tensor,
+        w: torch.Tensor,
+        r: torch.Tensor,
+        b: torch.Tensor | None,
+        lengths: torch.Tensor | None,
         default: tuple[str, ...],
     ) -> None:
         self.call, self.w, self.r, self.b = call, w, r, b
@@ -135,15 +134,15 @@ class _Layer:
 
     def run(
         self,
-        initial: Iterable[Tensor | None],
-        peepholes: Tensor | None,
+        initial: Iterable[torch.Tensor | None],
+        peepholes: torch.Tensor | None,
         step: Step,
         fused: Fused | None,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...]:
         """Return all hidden states, and the last states."""
         starts = [self._start(each) for each in initial]
         name = self.call.text("direction", "forward")
-        outputs: list[Tensor] = []
+        outputs: list[torch.Tensor] = []
         last: list[States] = []
         for index in range(self.w.shape[0]):
             w_bias, r_bias = self._biases(index)
@@ -168,23 +167,25 @@ class _Layer:
         y = torch.stack([each.transpose(0, axis) for each in outputs], 1 + axis)
         return y, *(torch.stack(states, axis) for states in zip(*last, strict=True))
 
-    def _start(self, given: Tensor | None) -> Tensor:
+    def _start(self, given: torch.Tensor | None) -> torch.Tensor:
         if given is None:
             return self.x.new_zeros(self.w.shape[0], self.x.shape[1], self.r.shape[-1])
         return given.transpose(0, 1) if self.batch_first else given
 
-    def _biases(self, index: int) -> tuple[Tensor, Tensor]:
+    def _biases(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         if self.b is None:
             zeros = self.w.new_zeros(self.w.shape[1])
             return zeros, zeros
         first, second = self.b[index].chunk(2)
         return first, second
 
-    def _loop(self, direction: _Direction, x: Tensor, step: Step) -> tuple[Tensor, States]:
+    def _loop(
+        self, direction: _Direction, x: torch.Tensor, step: Step
+    ) -> tuple[torch.Tensor, States]:
         # The input's part of all gates at once.
         gates = x @ direction.w.transpose(0, 1) + direction.w_bias
         states = direction.states
-        outputs: list[Tensor] = []
+        outputs: list[torch.Tensor] = []
         for time in range(x.shape[0]):
             new = step(self.call, direction, gates[time], states)
             if self.lengths is None:
@@ -198,7 +199,9 @@ class _Layer:
             )
         return torch.stack(outputs), tuple(self._empty_as_zero(state) for state in states)
 
-    def _whole(self, direction: _Direction, x: Tensor, fused: Fused) -> tuple[Tensor, States]:
+    def _whole(
+        self, direction: _Direction, x: torch.Tensor, fused: Fused
+    ) -> tuple[torch.Tensor, States]:
         y, states = fused(direction, x)
         if self.lengths is None:
             return y, states
@@ -209,20 +212,20 @@ class _Layer:
         places = ends.reshape(1, -1, 1).expand(-1, -1, y.shape[-1])
         return y, (self._empty_as_zero(y.gather(0, places).squeeze(0)), *states[1:])
 
-    def _empty_as_zero(self, state: Tensor) -> Tensor:
+    def _empty_as_zero(self, state: torch.Tensor) -> torch.Tensor:
         """Let sequences without a step end in zeros, as ONNX Runtime does."""
         if self.lengths is None:
             return state
         return torch.where((self.lengths > 0).unsqueeze(-1), state, torch.zeros_like(state))
 
 
-def _lstm_step(call: Call, direction: _Direction, x: Tensor, states: States) -> States:
+def _lstm_step(call: Call, direction: _Direction, x: torch.Tensor, states: States) -> States:
     hidden, cell = states
     gates = x + direction.r_bias + hidden @ direction.r.transpose(0, 1)
     return lstm_cell(call, direction.functions, direction.peepholes, gates, cell)
 
 
-def _gru_step(call: Call, direction: _Direction, x: Tensor, states: States) -> States:
+def _gru_step(call: Call, direction: _Direction, x: torch.Tensor, states: States) -> States:
     (hidden,) = states
     f, g = direction.functions
     size = hidden.shape[-1]
@@ -238,13 +241,13 @@ def _gru_step(call: Call, direction: _Direction, x: Tensor, states: States) -> S
     return ((1 - update) * new + update * hidden,)
 
 
-def _rnn_step(call: Call, direction: _Direction, x: Tensor, states: States) -> States:
+def _rnn_step(call: Call, direction: _Direction, x: torch.Tensor, states: States) -> States:
     (f,) = direction.functions
     gate = x + states[0] @ direction.r.transpose(0, 1) + direction.r_bias
     return (f(clipped(call, gate)),)
 
 
-def _reordered(direction: _Direction, order: tuple[int, ...]) -> list[Tensor]:
+def _reordered(direction: _Direction, order: tuple[int, ...]) -> list[torch.Tensor]:
     """Return the parameters with their gates in PyTorch's order."""
     given = (direction.w, direction.r, direction.w_bias, direction.r_bias)
     return [
@@ -253,22 +256,22 @@ def _reordered(direction: _Direction, order: tuple[int, ...]) -> list[Tensor]:
     ]
 
 
-def _fused_lstm(direction: _Direction, x: Tensor) -> tuple[Tensor, States]:
+def _fused_lstm(direction: _Direction, x: torch.Tensor) -> tuple[torch.Tensor, States]:
     states = [each.unsqueeze(0) for each in direction.states]
     weights = _reordered(direction, (0, 2, 3, 1))
     y, hidden, cell = torch.lstm(x, states, weights, True, 1, 0.0, False, False, False)
     return y, (hidden.squeeze(0), cell.squeeze(0))
 
 
-def _fused_gru(direction: _Direction, x: Tensor) -> tuple[Tensor, States]:
+def _fused_gru(direction: _Direction, x: torch.Tensor) -> tuple[torch.Tensor, States]:
     weights = _reordered(direction, (1, 0, 2))
     start = direction.states[0].unsqueeze(0)
     y, hidden = torch.gru(x, start, weights, True, 1, 0.0, False, False, False)
     return y, (hidden.squeeze(0),)
 
 
-def _fused_rnn(function: Callable[..., tuple[Tensor, Tensor]]) -> Fused:
-    def fused(direction: _Direction, x: Tensor) -> tuple[Tensor, States]:
+def _fused_rnn(function: Callable[..., tuple[torch.Tensor, torch.Tensor]]) -> Fused:
+    def fused(direction: _Direction, x: torch.Tensor) -> tuple[torch.Tensor, States]:
         weights = _reordered(direction, (0,))
         start = direction.states[0].unsqueeze(0)
         y, hidden = function(x, start, weights, True, 1, 0.0, False, False, False)

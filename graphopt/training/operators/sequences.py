@@ -71,7 +71,7 @@ def concat_from_sequence(call: Call, sequence: Sequence) -> torch.Tensor:
         raise call.refused("the list is empty")
     joined = torch.stack if call.integer("new_axis", 0) else torch.cat
     parts = [movable(each) for each in sequence]
-    return moved(joined(parts, dim=call.integer("axis")), sequence[0].dtype)
+    return moved(joined(parts, call.integer("axis")), sequence[0].dtype)
 
 
 @operator("SplitToSequence", numbers=(1,))

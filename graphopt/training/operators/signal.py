@@ -27,9 +27,9 @@ def dft(call: Call, x: torch.Tensor, length: Value = None, axis: Value = None) -
     signal = _complex(wide)
     if call.integer("inverse", 0):
         if half:
-            real: torch.Tensor = torch.fft.irfft(_as_complex(signal), n=size, dim=along)
+            real: torch.Tensor = torch.fft.irfft(_as_complex(signal), size, along)
             return real.unsqueeze(-1).to(x.dtype)
-        return _parts(torch.fft.ifft(signal, n=size, dim=along)).to(x.dtype)
+        return _parts(torch.fft.ifft(signal, size, along)).to(x.dtype)
     return _parts(_transformed(signal, size, along, half)).to(x.dtype)
 
 
@@ -56,9 +56,9 @@ def _parts(signal: torch.Tensor) -> torch.Tensor:
 def _transformed(signal: torch.Tensor, size: Any, axis: int, half: bool) -> torch.Tensor:
     whole: torch.Tensor
     if half and not signal.is_complex():
-        whole = torch.fft.rfft(signal, n=size, dim=axis)
+        whole = torch.fft.rfft(signal, size, axis)
         return whole
-    whole = torch.fft.fft(signal, n=size, dim=axis)
+    whole = torch.fft.fft(signal, size, axis)
     return whole.narrow(axis, 0, whole.shape[axis] // 2 + 1) if half else whole
 
 

@@ -10,8 +10,6 @@ import torch
 from graphopt.training.call import Call
 from graphopt.training.operators.registry import MICROSOFT, operator
 
-Tensor = torch.Tensor
-
 _FILTERED = -10000.0
 """What is added to the scores of keys that a mask leaves out, if mask_filter_value says nothing."""
 
@@ -19,16 +17,16 @@ _FILTERED = -10000.0
 @operator("MultiHeadAttention", domain=MICROSOFT)
 def multi_head_attention(
     call: Call,
-    query: Tensor,
-    key: Tensor | None = None,
-    value: Tensor | None = None,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-    attention_bias: Tensor | None = None,
-    past_key: Tensor | None = None,
-    past_value: Tensor | None = None,
-    past_length: Tensor | None = None,
-    cache_indirection: Tensor | None = None,
+    query: torch.Tensor,
+    key: torch.Tensor | None = None,
+    value: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    attention_bias: torch.Tensor | None = None,
+    past_key: torch.Tensor | None = None,
+    past_value: torch.Tensor | None = None,
+    past_length: torch.Tensor | None = None,
+    cache_indirection: torch.Tensor | None = None,
 ) -> Any:
     """Let heads attend; the projections are made before."""
     if past_length is not None or cache_indirection is not None:
@@ -36,7 +34,7 @@ def multi_head_attention(
     heads = call.integer("num_heads")
     q, k, v = _heads(call, heads, query, key, value, bias)
     if past_key is not None and past_value is not None:
-        k, v = torch.cat([past_key, k], dim=2), torch.cat([past_value, v], dim=2)
+        k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     filtered = _masked(call, mask, q, k)
     output, scores = _attended(call, q, k, v, [attention_bias, filtered])
     return output, k, v, scores
@@ -45,21 +43,21 @@ def multi_head_attention(
 def _heads(
     call: Call,
     heads: int,
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor | None,
-    bias: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    value: torch.Tensor | None,
+    bias: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return queries, keys and values with their biases, (batch, heads, length, size)."""
-    if query.dim() == 5:
-        parts = list(query.unbind(dim=3))
+    if query.ndim == 5:
+        parts = list(query.unbind(3))
     elif key is None:
         raise call.refused("its keys are left out, and its queries are not packed with them")
-    elif key.dim() == 5:
-        parts = [_split(query, heads), *key.unbind(dim=3)]
+    elif key.ndim == 5:
+        parts = [_split(query, heads), *key.unbind(3)]
     elif value is None:
         raise call.refused("its values are left out, and its keys are not packed with them")
-    elif key.dim() == 4:
+    elif key.ndim == 4:
         # Keys and values that another layer has projected: their biases are in them.
         queries = _split(query, heads)
         if bias is not None:
@@ -75,20 +73,20 @@ def _heads(
     return q, k, v
 
 
-def _split(x: Tensor, heads: int) -> Tensor:
+def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 @operator("Attention", domain=MICROSOFT)
 def attention(
     call: Call,
-    x: Tensor,
-    weights: Tensor,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-    past: Tensor | None = None,
-    attention_bias: Tensor | None = None,
-    past_length: Tensor | None = None,
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    past: torch.Tensor | None = None,
+    attention_bias: torch.Tensor | None = None,
+    past_length: torch.Tensor | None = None,
 ) -> Any:
     """Project queries, keys and values, and let heads attend."""
     if past_length is not None or call.integer("past_present_share_buffer", 0):
@@ -101,10 +99,10 @@ def attention(
 
 def attended(
     call: Call,
-    projected: Tensor,
-    mask: Tensor | None,
-    past: Tensor | None,
-    attention_bias: Tensor | None,
+    projected: torch.Tensor,
+    mask: torch.Tensor | None,
+    past: torch.Tensor | None,
+    attention_bias: torch.Tensor | None,
 ) -> Any:
     """Let heads attend to what one product has projected.
 
@@ -123,43 +121,45 @@ def attended(
     heads = call.integer("num_heads")
     third = projected.shape[-1] // 3
     sizes = call.integers("qkv_hidden_sizes", []) or [third] * 3
-    parts = [_split(each, heads).transpose(1, 2) for each in torch.split(projected, sizes, dim=-1)]
+    parts = [_split(each, heads).transpose(1, 2) for each in torch.split(projected, sizes, -1)]
     q, k, v = parts
     if past is not None:
-        k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     filtered = _masked(call, mask, q, k)
     output, _ = _attended(call, q, k, v, [attention_bias, filtered])
     return output, torch.stack([k, v]) if call.wants(1) else None
 
 
 def _attended(
-    call: Call, q: Tensor, k: Tensor, v: Tensor, added: list[Tensor | None]
-) -> tuple[Tensor, Tensor]:
+    call: Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, added: list[torch.Tensor | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
     scale = call.real("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
     scores = torch.matmul(q, k.transpose(-1, -2)) * scale
     for each in added:
         if each is not None:
             scores = scores + each
-    weighted = torch.matmul(torch.softmax(scores, dim=-1), v)
+    weighted = torch.matmul(torch.softmax(scores, -1), v)
     return weighted.transpose(1, 2).flatten(2), scores
 
 
-def _masked(call: Call, mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | None:
+def _masked(
+    call: Call, mask: torch.Tensor | None, q: torch.Tensor, k: torch.Tensor
+) -> torch.Tensor | None:
     """Return what is added to scores of keys that are left out; None: there are none.
 
     ONNX Runtime takes: (batch,), how many keys there are; (2 * batch,), the end and the start of
     the keys; (batch, keys) or (batch, queries, keys), where 0 leaves a key out.
     """
     keys, device = k.shape[2], q.device
-    found: Tensor | None = None
-    if mask is not None and not (mask.dim() == 2 and mask.shape[1] == 1 and keys != 1):
+    found: torch.Tensor | None = None
+    if mask is not None and not (mask.ndim == 2 and mask.shape[1] == 1 and keys != 1):
         filtered = call.real("mask_filter_value", _FILTERED)
-        if mask.dim() == 1:
+        if mask.ndim == 1:
             seen = _between(mask, q.shape[0], keys)
-        elif mask.dim() in (2, 3):
-            seen = (mask > 0).unsqueeze(1) if mask.dim() == 2 else mask > 0
+        elif mask.ndim in (2, 3):
+            seen = (mask > 0).unsqueeze(1) if mask.ndim == 2 else mask > 0
         else:
-            raise call.refused(f"its mask has {mask.dim()} axes")
+            raise call.refused(f"its mask has {mask.ndim} axes")
         found = torch.where(seen, 0.0, filtered).to(q.dtype).unsqueeze(1)
     if call.integer("unidirectional", 0):
         lowest = torch.finfo(q.dtype).min
@@ -170,7 +170,7 @@ def _masked(call: Call, mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor | N
     return found
 
 
-def _between(mask: Tensor, batch: int, keys: int) -> Tensor:
+def _between(mask: torch.Tensor, batch: int, keys: int) -> torch.Tensor:
     places = torch.arange(keys, device=mask.device)
     seen = places < mask[:batch].unsqueeze(1)
     if mask.shape[0] != batch:

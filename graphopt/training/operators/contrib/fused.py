@@ -13,37 +13,35 @@ from graphopt.training.operators.activations import gelu
 from graphopt.training.operators.convolution import conv
 from graphopt.training.operators.registry import MICROSOFT, operator
 
-Tensor = torch.Tensor
-
 operator("Gelu", domain=MICROSOFT)(gelu)
 
 
 @operator("BiasGelu", domain=MICROSOFT)
-def bias_gelu(_: Call, x: Tensor, bias: Tensor) -> Any:
+def bias_gelu(_: Call, x: torch.Tensor, bias: torch.Tensor) -> Any:
     """Add a bias, and apply Gelu."""
     return functional.gelu(x + bias)
 
 
 @operator("FastGelu", domain=MICROSOFT)
-def fast_gelu(_: Call, x: Tensor, bias: Tensor | None = None) -> Any:
+def fast_gelu(_: Call, x: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
     """Apply Gelu in its approximation by tanh."""
     return functional.gelu(x if bias is None else x + bias, approximate="tanh")
 
 
 @operator("QuickGelu", domain=MICROSOFT)
-def quick_gelu(call: Call, x: Tensor) -> Any:
+def quick_gelu(call: Call, x: torch.Tensor) -> Any:
     """Multiply by a sigmoid."""
     return x * torch.sigmoid(call.real("alpha", 1.702) * x)
 
 
 @operator("Inverse", domain=MICROSOFT)
-def inverse(_: Call, x: Tensor) -> Any:
+def inverse(_: Call, x: torch.Tensor) -> Any:
     """Invert matrices."""
     return torch.linalg.inv(x)
 
 
 @operator("CDist", domain=MICROSOFT)
-def distances(call: Call, a: Tensor, b: Tensor) -> Any:
+def distances(call: Call, a: torch.Tensor, b: torch.Tensor) -> Any:
     """Return the distance of each row to each other row."""
     # What subtracts squares loses the digits of small distances.
     found = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
@@ -51,21 +49,25 @@ def distances(call: Call, a: Tensor, b: Tensor) -> Any:
 
 
 @operator("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
-def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Any:
+def fused_matmul(call: Call, a: torch.Tensor, b: torch.Tensor) -> Any:
     """Multiply matrices, which may be transposed, and scale the product."""
     left, right = _turned(call, a, "A"), _turned(call, b, "B")
     return torch.matmul(left, right) * call.real("alpha", 1.0)
 
 
-def _turned(call: Call, x: Tensor, side: str) -> Tensor:
+def _turned(call: Call, x: torch.Tensor, side: str) -> torch.Tensor:
     if call.integer(f"transBatch{side}", 0):
         x = x.movedim(0, -2)
-    return x.transpose(-1, -2) if call.integer(f"trans{side}", 0) and x.dim() > 1 else x
+    return x.transpose(-1, -2) if call.integer(f"trans{side}", 0) and x.ndim > 1 else x
 
 
 @operator("FusedConv", domain=MICROSOFT)
 def fused_conv(
-    call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None, z: Tensor | None = None
+    call: Call,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
 ) -> Any:
     """Convolve, add, and apply an activation."""
     found = conv(call, x, weight, bias)
@@ -74,7 +76,7 @@ def fused_conv(
 
 
 @operator("FusedGemm", domain=MICROSOFT)
-def fused_gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Any:
+def fused_gemm(call: Call, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> Any:
     """Multiply matrices, add, and apply an activation."""
     left = a.T if call.integer("transA", 0) else a
     right = b.T if call.integer("transB", 0) else b
@@ -85,7 +87,7 @@ def fused_gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Any
     return _activated(call, found, [call.real(name) for name in names if call.has(name)])
 
 
-def _activated(call: Call, x: Tensor, given: list[float]) -> Tensor:
+def _activated(call: Call, x: torch.Tensor, given: list[float]) -> torch.Tensor:
     name = call.text("activation", "")
     if not name:
         return x
@@ -95,11 +97,11 @@ def _activated(call: Call, x: Tensor, given: list[float]) -> Tensor:
     return function(x, *given[: len(defaults)], *defaults[len(given) :])
 
 
-def _hard_sigmoid(x: Tensor, alpha: float, beta: float) -> Tensor:
+def _hard_sigmoid(x: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
     return torch.clamp(alpha * x + beta, 0, 1)
 
 
-_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...]]] = {
+_ACTIVATIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[float, ...]]] = {
     "Relu": (functional.relu, ()),
     "Tanh": (torch.tanh, ()),
     "Sigmoid": (torch.sigmoid, ()),

@@ -11,29 +11,32 @@ from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, integer_of
 from graphopt.training.operators.registry import MICROSOFT, operator
 
-Tensor = torch.Tensor
-
 
 @operator("RotaryEmbedding", domain=MICROSOFT)
 def rotary_embedding(
-    call: Call, x: Tensor, positions: Tensor, cosines: Tensor, sines: Tensor
+    call: Call, x: torch.Tensor, positions: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
 ) -> Any:
     """Rotate pairs of features by angles that grow with the position."""
     heads, size = call.integer("num_heads", 0), 2 * cosines.shape[-1]
-    if x.dim() == 3:
+    if x.ndim == 3:
         split = x.reshape(*x.shape[:2], heads or x.shape[-1] // size, -1).transpose(1, 2)
     else:
         split = x
-    if positions.numel() == 1 and positions.dim() == 1:
+    if positions.numel() == 1 and positions.ndim == 1:
         positions = positions + torch.arange(split.shape[2], device=x.device).unsqueeze(0)
     interleaved = call.integer("interleaved", 0) == 1
     found = rotated(split, positions, cosines, sines, interleaved=interleaved)
-    return found.transpose(1, 2).flatten(2) if x.dim() == 3 else found
+    return found.transpose(1, 2).flatten(2) if x.ndim == 3 else found
 
 
 def rotated(
-    x: Tensor, positions: Tensor, cosines: Tensor, sines: Tensor, *, interleaved: bool
-) -> Tensor:
+    x: torch.Tensor,
+    positions: torch.Tensor,
+    cosines: torch.Tensor,
+    sines: torch.Tensor,
+    *,
+    interleaved: bool,
+) -> torch.Tensor:
     """Rotate pairs of features.
 
     Args:
@@ -49,34 +52,34 @@ def rotated(
     if interleaved:
         first, second = turning[..., 0::2], turning[..., 1::2]
     else:
-        first, second = turning.chunk(2, dim=-1)
+        first, second = turning.chunk(2, -1)
     ahead, beside = first * cosine - second * sine, first * sine + second * cosine
     if interleaved:
-        found = torch.stack([ahead, beside], dim=-1).flatten(-2)
+        found = torch.stack([ahead, beside], -1).flatten(-2)
     else:
-        found = torch.cat([ahead, beside], dim=-1)
-    return torch.cat([found, kept], dim=-1)
+        found = torch.cat([ahead, beside], -1)
+    return torch.cat([found, kept], -1)
 
 
 @operator("GroupQueryAttention", domain=MICROSOFT, numbers=(6,))
 def group_query_attention(
     call: Call,
-    query: Tensor,
-    key: Tensor | None,
-    value: Tensor | None,
-    past_key: Tensor | None,
-    past_value: Tensor | None,
-    last: Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    value: torch.Tensor | None,
+    past_key: torch.Tensor | None,
+    past_value: torch.Tensor | None,
+    last: torch.Tensor,
     total: Value,
-    cosines: Tensor | None = None,
-    sines: Tensor | None = None,
-    positions: Tensor | None = None,
-    attention_bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    k_scale: Tensor | None = None,
-    v_scale: Tensor | None = None,
-    q_norm: Tensor | None = None,
-    k_norm: Tensor | None = None,
+    cosines: torch.Tensor | None = None,
+    sines: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
+    attention_bias: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
 ) -> Any:
     """Let groups of heads attend to the same keys, causally; the past is in front of new keys."""
     if k_scale is not None or v_scale is not None or call.integer("sliding_window_cache", 0):
@@ -87,7 +90,7 @@ def group_query_attention(
     if key is None or value is None:
         size = query.shape[-1] // (heads + 2 * groups)
         sizes = [heads * size, groups * size, groups * size]
-        query, key, value = torch.split(query, sizes, dim=-1)
+        query, key, value = torch.split(query, sizes, -1)
     q, k, v = (
         each.reshape(*each.shape[:2], count, -1).transpose(1, 2)
         for each, count in ((query, heads), (key, groups), (value, groups))
@@ -114,13 +117,13 @@ def group_query_attention(
     return output, *present
 
 
-def _normed(x: Tensor, scale: Tensor, epsilon: float) -> Tensor:
+def _normed(x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
     wide = x.to(torch.float32)
-    inverse = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + epsilon)
+    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
     return (wide * inverse * scale).to(x.dtype)
 
 
-def _length(total: Value, past: Tensor | None, q: Tensor) -> Any:
+def _length(total: Value, past: torch.Tensor | None, q: torch.Tensor) -> Any:
     """Return how many keys the present ones have room for."""
     before = 0 if past is None else past.shape[2]
     if isinstance(total, Numbers) or not torch.compiler.is_compiling():
@@ -129,25 +132,27 @@ def _length(total: Value, past: Tensor | None, q: Tensor) -> Any:
     return before + q.shape[2]
 
 
-def _present(past: Tensor | None, new: Tensor, places: Tensor, length: Any) -> Tensor:
+def _present(
+    past: torch.Tensor | None, new: torch.Tensor, places: torch.Tensor, length: Any
+) -> torch.Tensor:
     """Put new keys or values at their places behind those of the past."""
     room = new.new_zeros(new.shape[0], new.shape[1], length, new.shape[3])
     if past is not None:
-        room = torch.cat([past, room[:, :, past.shape[2] :]], dim=2)
+        room = torch.cat([past, room[:, :, past.shape[2] :]], 2)
     index = places[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
     return room.scatter(2, index, new)
 
 
 def _attended(
     call: Call,
-    q: Tensor,
-    present: list[Tensor],
-    sight: tuple[Tensor, Tensor],
-    attention_bias: Tensor | None,
-    sinks: Tensor | None,
-) -> Tensor:
+    q: torch.Tensor,
+    present: list[torch.Tensor],
+    sight: tuple[torch.Tensor, torch.Tensor],
+    attention_bias: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
     group = q.shape[1] // present[0].shape[1]
-    k, v = (each.repeat_interleave(group, dim=1) for each in present)
+    k, v = (each.repeat_interleave(group, 1) for each in present)
     scale = call.real("scale", 0.0) or 1 / math.sqrt(q.shape[-1])
     scores = torch.matmul(q, k.transpose(-1, -2)) * scale
     cap = call.real("softcap", 0.0)
@@ -165,7 +170,7 @@ def _attended(
     if sinks is not None or call.integer("smooth_softmax", 0) == 1:
         sink = q.new_zeros(q.shape[1]) if sinks is None else sinks
         column = sink.reshape(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[2], 1)
-        weights = torch.softmax(torch.cat([scores, column], dim=-1), dim=-1)[..., :-1]
+        weights = torch.softmax(torch.cat([scores, column], -1), -1)[..., :-1]
     else:
-        weights = torch.softmax(scores, dim=-1)
+        weights = torch.softmax(scores, -1)
     return torch.matmul(weights, v).transpose(1, 2).flatten(2)

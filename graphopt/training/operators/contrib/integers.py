@@ -12,8 +12,6 @@ from graphopt.training.call import Call
 from graphopt.training.operators.contrib.attention import attended
 from graphopt.training.operators.registry import MICROSOFT, operator
 
-Tensor = torch.Tensor
-
 
 @dataclass(frozen=True)
 class Rounded:
@@ -24,11 +22,11 @@ class Rounded:
         scale: The scale.
     """
 
-    numbers: Tensor
-    scale: Tensor
+    numbers: torch.Tensor
+    scale: torch.Tensor
 
 
-def rounded(x: Tensor) -> Rounded:
+def rounded(x: torch.Tensor) -> Rounded:
     """Round a tensor to 8 bits between its least and its largest element.
 
     The gradient goes straight through the rounding.
@@ -45,20 +43,20 @@ def rounded(x: Tensor) -> Rounded:
     return Rounded(numbers, scale)
 
 
-def centred(numbers: Tensor, point: Tensor | None) -> Tensor:
+def centred(numbers: torch.Tensor, point: torch.Tensor | None) -> torch.Tensor:
     """Take a zero point off whole numbers: one for all, or one for each column."""
     wide = numbers.to(torch.float64)
     return wide if point is None else wide - _column(point, numbers).to(torch.float64)
 
 
-def _column(factor: Tensor, numbers: Tensor) -> Tensor:
+def _column(factor: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Let a factor of a matrix, or of each of several matrices, fit their columns."""
     if factor.numel() == 1:
         return factor.reshape(())
-    return factor.unsqueeze(-2) if factor.dim() == numbers.dim() - 1 > 1 else factor
+    return factor.unsqueeze(-2) if factor.ndim == numbers.ndim - 1 > 1 else factor
 
 
-def product(x: Rounded, weight: Tensor, scale: Tensor) -> Tensor:
+def product(x: Rounded, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply whole numbers, and scale the result."""
     factor = x.scale * _column(scale, weight)
     return torch.matmul(x.numbers, weight).to(torch.float32) * factor
@@ -67,11 +65,11 @@ def product(x: Rounded, weight: Tensor, scale: Tensor) -> Tensor:
 @operator("DynamicQuantizeMatMul", domain=MICROSOFT)
 def dynamic_quantize_matmul(
     _: Call,
-    x: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    point: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    point: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> Any:
     """Multiply what is rounded to 8 bits by a quantized matrix."""
     found = product(rounded(x), centred(weight, point), scale)
@@ -81,13 +79,13 @@ def dynamic_quantize_matmul(
 @operator("MatMulIntegerToFloat", domain=MICROSOFT)
 def matmul_integer_to_float(
     _: Call,
-    a: Tensor,
-    b: Tensor,
-    a_scale: Tensor,
-    b_scale: Tensor,
-    a_point: Tensor | None = None,
-    b_point: Tensor | None = None,
-    bias: Tensor | None = None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    a_scale: torch.Tensor,
+    b_scale: torch.Tensor,
+    a_point: torch.Tensor | None = None,
+    b_point: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> Any:
     """Multiply quantized matrices."""
     x = Rounded(centred(a, a_point), a_scale.reshape(()) if a_scale.numel() == 1 else a_scale)
@@ -98,15 +96,15 @@ def matmul_integer_to_float(
 @operator("QAttention", domain=MICROSOFT)
 def quantized_attention(
     call: Call,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    x_scale: Tensor,
-    scale: Tensor,
-    mask: Tensor | None = None,
-    x_point: Tensor | None = None,
-    point: Tensor | None = None,
-    past: Tensor | None = None,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    x_scale: torch.Tensor,
+    scale: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    x_point: torch.Tensor | None = None,
+    point: torch.Tensor | None = None,
+    past: torch.Tensor | None = None,
 ) -> Any:
     """Project quantized inputs, and let heads attend."""
     quantized = Rounded(centred(x, x_point), x_scale.reshape(()))
@@ -117,12 +115,12 @@ def quantized_attention(
 @operator("MatMulNBits", domain=MICROSOFT)
 def matmul_n_bits(
     call: Call,
-    x: Tensor,
-    packed: Tensor,
-    scales: Tensor,
-    points: Tensor | None = None,
-    groups: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    points: torch.Tensor | None = None,
+    groups: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> Any:
     """Multiply by a matrix whose rows are quantized in blocks."""
     bits, block = call.integer("bits", 4), call.integer("block_size")
@@ -146,11 +144,11 @@ def matmul_n_bits(
     return functional.linear(x, weight, bias)
 
 
-def unpacked(packed: Tensor, bits: int) -> Tensor:
+def unpacked(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """Unpack the bytes of the last axis: of the numbers in one, the lowest bits come first."""
     if bits == 8:
         return packed
     wide = packed.to(torch.int32)
     shifts = range(0, 8, bits)
     parts = [(wide >> shift) & ((1 << bits) - 1) for shift in shifts]
-    return torch.stack(parts, dim=-1).flatten(-2)
+    return torch.stack(parts, -1).flatten(-2)

@@ -13,8 +13,6 @@ from graphopt.training.operators.recurrence import lstm_cell, reversed_in_time
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import MICROSOFT, operator
 
-Tensor = torch.Tensor
-
 
 @dataclass(frozen=True)
 class _Direction:
@@ -30,30 +28,30 @@ class _Direction:
         backwards: Whether it reads the sequences from their end.
     """
 
-    weights: tuple[Tensor, Tensor]
-    scales: tuple[Tensor, Tensor]
-    bias: Tensor
-    peepholes: Tensor | None
+    weights: tuple[torch.Tensor, torch.Tensor]
+    scales: tuple[torch.Tensor, torch.Tensor]
+    bias: torch.Tensor
+    peepholes: torch.Tensor | None
     functions: list[Activation]
-    states: tuple[Tensor, Tensor]
+    states: tuple[torch.Tensor, torch.Tensor]
     backwards: bool
 
 
 @operator("DynamicQuantizeLSTM", domain=MICROSOFT)
 def dynamic_quantize_lstm(
     call: Call,
-    x: Tensor,
-    w: Tensor,
-    r: Tensor,
-    bias: Tensor | None,
-    lengths: Tensor | None,
-    initial_h: Tensor | None,
-    initial_c: Tensor | None,
-    peepholes: Tensor | None,
-    w_scale: Tensor,
-    w_point: Tensor,
-    r_scale: Tensor,
-    r_point: Tensor,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    r: torch.Tensor,
+    bias: torch.Tensor | None,
+    lengths: torch.Tensor | None,
+    initial_h: torch.Tensor | None,
+    initial_c: torch.Tensor | None,
+    peepholes: torch.Tensor | None,
+    w_scale: torch.Tensor,
+    w_point: torch.Tensor,
+    r_scale: torch.Tensor,
+    r_point: torch.Tensor,
 ) -> Any:
     """Long short-term memory whose input and hidden states are rounded to 8 bits at each step.
 
@@ -81,12 +79,12 @@ def dynamic_quantize_lstm(
         y, states = _run(call, direction, x, lengths)
         outputs.append(y)
         last.append(states)
-    return torch.stack(outputs, dim=1), *(torch.stack(each) for each in zip(*last, strict=True))
+    return torch.stack(outputs, 1), *(torch.stack(each) for each in zip(*last, strict=True))
 
 
 def _run(
-    call: Call, direction: _Direction, x: Tensor, lengths: Tensor | None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    call: Call, direction: _Direction, x: torch.Tensor, lengths: torch.Tensor | None
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
     if direction.backwards:
         x = reversed_in_time(x, lengths)
     steps = torch.arange(x.shape[0], device=x.device)
@@ -111,8 +109,11 @@ def _run(
 
 
 def _step(
-    call: Call, direction: _Direction, gates: Tensor, states: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
+    call: Call,
+    direction: _Direction,
+    gates: torch.Tensor,
+    states: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
     hidden, cell = states
     seen = product(rounded(hidden), direction.weights[1], direction.scales[1])
     return lstm_cell(call, direction.functions, direction.peepholes, gates + seen, cell)

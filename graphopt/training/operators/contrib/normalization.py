@@ -11,21 +11,23 @@ from graphopt.training.call import Call
 from graphopt.training.operators.registry import MICROSOFT, ONNX, operator
 from graphopt.training.operators.shapes import axis_of
 
-Tensor = torch.Tensor
-
 
 @operator("SimplifiedLayerNormalization", domain=ONNX)
-def simplified_layer_normalization(call: Call, x: Tensor, scale: Tensor) -> Any:
+def simplified_layer_normalization(call: Call, x: torch.Tensor, scale: torch.Tensor) -> Any:
     """Divide by the root of the mean square."""
     axis = call.integer("axis", -1)
-    axes = list(range(axis_of(axis, x.dim()), x.dim()))
+    axes = list(range(axis_of(axis, x.ndim), x.ndim))
     inverse = _inverse_root(x, axes, call.real("epsilon", 1e-5))
     return (x.to(inverse.dtype) * inverse).to(scale.dtype) * scale, inverse
 
 
 @operator("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
 def skip_simplified_layer_normalization(
-    call: Call, x: Tensor, skip: Tensor, scale: Tensor, bias: Tensor | None = None
+    call: Call,
+    x: torch.Tensor,
+    skip: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> Any:
     """Add, and divide by the root of the mean square."""
     total = x + skip if bias is None else x + skip + bias
@@ -33,19 +35,19 @@ def skip_simplified_layer_normalization(
     return (total.to(inverse.dtype) * inverse).to(x.dtype) * scale, None, None, total
 
 
-def _inverse_root(x: Tensor, axes: list[int], epsilon: float) -> Tensor:
+def _inverse_root(x: torch.Tensor, axes: list[int], epsilon: float) -> torch.Tensor:
     wide = x if x.dtype == torch.float64 else x.to(torch.float32)
-    return torch.rsqrt(wide.square().mean(dim=axes, keepdim=True) + epsilon)
+    return torch.rsqrt(wide.square().mean(axes, keepdim=True) + epsilon)
 
 
 @operator("SkipLayerNormalization", domain=MICROSOFT)
 def skip_layer_normalization(
     call: Call,
-    x: Tensor,
-    skip: Tensor,
-    scale: Tensor,
-    shift: Tensor | None = None,
-    bias: Tensor | None = None,
+    x: torch.Tensor,
+    skip: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
 ) -> Any:
     """Add, and normalize the last axis."""
     total = x + skip if bias is None else x + skip + bias
@@ -55,15 +57,15 @@ def skip_layer_normalization(
 @operator("EmbedLayerNormalization", domain=MICROSOFT)
 def embed_layer_normalization(
     call: Call,
-    words: Tensor,
-    segments: Tensor | None,
-    word_table: Tensor,
-    position_table: Tensor,
-    segment_table: Tensor | None,
-    scale: Tensor,
-    shift: Tensor,
-    mask: Tensor | None = None,
-    positions: Tensor | None = None,
+    words: torch.Tensor,
+    segments: torch.Tensor | None,
+    word_table: torch.Tensor,
+    position_table: torch.Tensor,
+    segment_table: torch.Tensor | None,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    positions: torch.Tensor | None = None,
 ) -> Any:
     """Add what tables hold of words, positions and segments, and normalize it."""
     if positions is None:
@@ -76,10 +78,12 @@ def embed_layer_normalization(
     if mask is None:
         counts = torch.zeros_like(words[:, 0], dtype=torch.int32)
     else:
-        counts = (mask == 1).sum(dim=1).to(torch.int32)
+        counts = (mask == 1).sum(1).to(torch.int32)
     return _normalized(call, total, scale, shift), counts, total
 
 
-def _normalized(call: Call, x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+def _normalized(
+    call: Call, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None
+) -> torch.Tensor:
     epsilon = call.real("epsilon", 1e-12)
     return functional.layer_norm(x, (x.shape[-1],), scale, shift, epsilon)

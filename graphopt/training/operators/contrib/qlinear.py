@@ -12,18 +12,18 @@ from graphopt.training.operators.pooling import average_pool
 from graphopt.training.operators.quantization import dequantize_linear, quantize_linear
 from graphopt.training.operators.registry import MICROSOFT, operator
 
-Tensor = torch.Tensor
-
 operator("QuantizeLinear", domain=MICROSOFT)(quantize_linear)
 operator("DequantizeLinear", domain=MICROSOFT)(dequantize_linear)
 
 
-def _real(x: Tensor, scale: Tensor, point: Tensor | None) -> Tensor:
+def _real(x: torch.Tensor, scale: torch.Tensor, point: torch.Tensor | None) -> torch.Tensor:
     wide = x.to(torch.float32)
     return (wide if point is None else wide - point.to(torch.float32)) * scale
 
 
-def _whole(call: Call, x: Tensor, scale: Tensor, point: Tensor | None) -> Tensor:
+def _whole(
+    call: Call, x: torch.Tensor, scale: torch.Tensor, point: torch.Tensor | None
+) -> torch.Tensor:
     info = torch.iinfo(call.output_dtype())
     found = torch.round(x / scale)
     if point is not None:
@@ -34,14 +34,14 @@ def _whole(call: Call, x: Tensor, scale: Tensor, point: Tensor | None) -> Tensor
 @operator("QLinearAdd", "QLinearMul", domain=MICROSOFT)
 def quantized_arithmetic(
     call: Call,
-    a: Tensor,
-    a_scale: Tensor,
-    a_point: Tensor | None,
-    b: Tensor,
-    b_scale: Tensor,
-    b_point: Tensor | None,
-    scale: Tensor,
-    point: Tensor | None = None,
+    a: torch.Tensor,
+    a_scale: torch.Tensor,
+    a_point: torch.Tensor | None,
+    b: torch.Tensor,
+    b_scale: torch.Tensor,
+    b_point: torch.Tensor | None,
+    scale: torch.Tensor,
+    point: torch.Tensor | None = None,
 ) -> Any:
     """Add or multiply."""
     left, right = _real(a, a_scale, a_point), _real(b, b_scale, b_point)
@@ -52,11 +52,11 @@ def quantized_arithmetic(
 @operator("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=MICROSOFT)
 def quantized_activation(
     call: Call,
-    x: Tensor,
-    x_scale: Tensor,
-    x_point: Tensor | None,
-    scale: Tensor,
-    point: Tensor | None = None,
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    x_point: torch.Tensor | None,
+    scale: torch.Tensor,
+    point: torch.Tensor | None = None,
 ) -> Any:
     """Apply an activation."""
     real = _real(x, x_scale, x_point)
@@ -67,30 +67,32 @@ def quantized_activation(
     else:
         axis = call.integer("axis", -1)
         if call.integer("opset", 13) >= 13:
-            found = torch.softmax(real, dim=axis)
+            found = torch.softmax(real, axis)
         else:
             # It is taken over all axes from there on.
-            start = axis % max(x.dim(), 1)
-            found = torch.softmax(real.flatten(start), dim=-1).reshape(x.shape)
+            start = axis % max(x.ndim, 1)
+            found = torch.softmax(real.flatten(start), -1).reshape(x.shape)
     return _whole(call, found, scale, point)
 
 
 @operator("QLinearConcat", domain=MICROSOFT)
-def quantized_concat(call: Call, scale: Tensor, point: Tensor, *inputs: Tensor) -> Any:
+def quantized_concat(
+    call: Call, scale: torch.Tensor, point: torch.Tensor, *inputs: torch.Tensor
+) -> Any:
     """Join tensors."""
     triples = zip(inputs[0::3], inputs[1::3], inputs[2::3], strict=True)
     parts = [_real(*each) for each in triples]
-    return _whole(call, torch.cat(parts, dim=call.integer("axis")), scale, point)
+    return _whole(call, torch.cat(parts, call.integer("axis")), scale, point)
 
 
 @operator("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
 def quantized_average_pool(
     call: Call,
-    x: Tensor,
-    x_scale: Tensor,
-    x_point: Tensor | None,
-    scale: Tensor,
-    point: Tensor | None = None,
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    x_point: torch.Tensor | None,
+    scale: torch.Tensor,
+    point: torch.Tensor | None = None,
 ) -> Any:
     """Return the mean of each window, or of each channel."""
     last = call.integer("channels_last", 0) == 1
@@ -99,22 +101,22 @@ def quantized_average_pool(
     if call.node.op_type == "QLinearAveragePool":
         found = average_pool(call, real)
     else:
-        found = real.mean(dim=list(range(2, x.dim())), keepdim=True)
+        found = real.mean(list(range(2, x.ndim)), keepdim=True)
     return _whole(call, found.movedim(1, -1) if last else found, scale, point)
 
 
 @operator("QGemm", domain=MICROSOFT)
 def quantized_gemm(
     call: Call,
-    a: Tensor,
-    a_scale: Tensor,
-    a_point: Tensor,
-    b: Tensor,
-    b_scale: Tensor,
-    b_point: Tensor,
-    c: Tensor | None = None,
-    scale: Tensor | None = None,
-    point: Tensor | None = None,
+    a: torch.Tensor,
+    a_scale: torch.Tensor,
+    a_point: torch.Tensor,
+    b: torch.Tensor,
+    b_scale: torch.Tensor,
+    b_point: torch.Tensor,
+    c: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    point: torch.Tensor | None = None,
 ) -> Any:
     """Multiply matrices and add whole numbers; the result is real if it has no scale."""
     left = a.to(torch.float64) - a_point.to(torch.float64)

@@ -125,14 +125,14 @@ def _compared(
     if forest.members is None:
         raise ValueError("it compares with sets, and lists none")
     sets = torch.from_numpy(forest.members).to(at.device)[at]
-    return (values.unsqueeze(-1) == sets).any(dim=-1)
+    return (values.unsqueeze(-1) == sets).any(-1)
 
 
 def summed(forest: Forest, at: torch.Tensor) -> torch.Tensor:
     """Return the sum of what leaves give, (rows, targets)."""
     weights = torch.from_numpy(forest.weights).to(at.device)
     if weights.shape[1] == 1:
-        return weights[:, 0][at].sum(dim=1, keepdim=True)
+        return weights[:, 0][at].sum(1, keepdim=True)
     return functional.embedding_bag(at, weights, mode="sum")
 
 
@@ -141,7 +141,7 @@ def extreme(forest: Forest, at: torch.Tensor, *, largest: bool) -> torch.Tensor:
     none = -np.inf if largest else np.inf
     held = np.where(forest.given, forest.weights, none).astype(forest.weights.dtype)
     each = torch.from_numpy(held).to(at.device)[at]
-    found = each.amax(dim=1) if largest else each.amin(dim=1)
+    found = each.amax(1) if largest else each.amin(1)
     return torch.where(given(forest, at), found, 0)
 
 

@@ -39,7 +39,7 @@ def linear_classifier(call: Call, rows: torch.Tensor) -> Any:
     transform = call.text("post_transform", "NONE")
     classes = class_count(call, _LABELS)
     if columns > 1:
-        labels = label_of(call, scores.argmax(dim=1), _LABELS)
+        labels = label_of(call, scores.argmax(1), _LABELS)
         return labels, transformed(call, scores, transform)
     alone = scores[:, 0]
     second = (alone > 0).to(torch.int64)
@@ -50,7 +50,7 @@ def linear_classifier(call: Call, rows: torch.Tensor) -> Any:
 
 
 def _weighted(call: Call, rows: torch.Tensor, columns: int) -> torch.Tensor:
-    features = rows.unsqueeze(0) if rows.dim() == 1 else rows
+    features = rows.unsqueeze(0) if rows.ndim == 1 else rows
     coefficients = torch.tensor(call.reals("coefficients"), device=rows.device)
     intercepts = call.reals("intercepts", [])
     used = torch.tensor(intercepts, device=rows.device) if len(intercepts) == columns else None

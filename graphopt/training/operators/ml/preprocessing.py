@@ -26,9 +26,9 @@ def normalizer(call: Call, features: torch.Tensor) -> Any:
     kind = call.text("norm", "MAX")
     rows = features.to(torch.float32)
     if kind == "MAX":
-        norm = rows.amax(dim=-1, keepdim=True)
+        norm = rows.amax(-1, keepdim=True)
     elif kind == "L1":
-        norm = rows.abs().sum(dim=-1, keepdim=True)
+        norm = rows.abs().sum(-1, keepdim=True)
     elif kind == "L2":
         norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     else:
@@ -123,16 +123,16 @@ def feature_vectorizer(call: Call, *features: torch.Tensor) -> Any:
         raise call.refused(f"it has {len(features)} inputs and {len(widths)} widths")
     columns = []
     for width, each in zip(widths, features, strict=True):
-        rows = each.unsqueeze(0) if each.dim() == 1 else each.flatten(1)
+        rows = each.unsqueeze(0) if each.ndim == 1 else each.flatten(1)
         padding = (0, width - rows.shape[1])
         columns.append(torch.nn.functional.pad(rows.to(torch.float32), padding))
-    return torch.cat(columns, dim=1)
+    return torch.cat(columns, 1)
 
 
 @operator("ArrayFeatureExtractor", domain=ML)
 def array_feature_extractor(_: Call, features: torch.Tensor, places: torch.Tensor) -> Any:
     """Choose features by place, (…, chosen); what has no rows gets one."""
-    rows = features.unsqueeze(0) if features.dim() == 1 else features
+    rows = features.unsqueeze(0) if features.ndim == 1 else features
     return rows.index_select(-1, places.reshape(-1))
 
 

@@ -40,10 +40,10 @@ def mirrored(scores: torch.Tensor, name: str, *, positive: bool) -> torch.Tensor
         positive: Whether the scores are probabilities, of which the two sum to one.
     """
     if name == "PROBIT":
-        return torch.stack([probit(scores), torch.zeros_like(scores)], dim=-1)
+        return torch.stack([probit(scores), torch.zeros_like(scores)], -1)
     if name == "LOGISTIC":
-        return torch.sigmoid(torch.stack([-scores, scores], dim=-1))
-    return torch.stack([1 - scores if positive else -scores, scores], dim=-1)
+        return torch.sigmoid(torch.stack([-scores, scores], -1))
+    return torch.stack([1 - scores if positive else -scores, scores], -1)
 
 
 def probit(scores: torch.Tensor) -> torch.Tensor:
@@ -56,15 +56,15 @@ def probit(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _softmax_zero(scores: torch.Tensor) -> torch.Tensor:
-    largest = scores.amax(dim=-1, keepdim=True)
+    largest = scores.amax(-1, keepdim=True)
     far = scores.abs() > _NEAR_ZERO
     exponentials = torch.exp(scores - largest)
-    total = torch.where(far, exponentials, 0).sum(dim=-1, keepdim=True)
+    total = torch.where(far, exponentials, 0).sum(-1, keepdim=True)
     return torch.where(far, exponentials, scores * torch.exp(-largest)) / total
 
 
 def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(scores, dim=-1)
+    return torch.softmax(scores, -1)
 
 
 def _same(scores: torch.Tensor) -> torch.Tensor:

@@ -62,8 +62,8 @@ def svm_classifier(call: Call, rows: torch.Tensor) -> Any:
     won = torch.tensor([[each == i for each in range(classes)] for i, _ in pairs])
     lost = torch.tensor([[each == j for each in range(classes)] for _, j in pairs])
     ahead = (scores > 0).unsqueeze(-1)
-    votes = torch.where(ahead, won.to(rows.device), lost.to(rows.device)).sum(dim=1)
-    labels = label_of(call, votes.argmax(dim=1), _LABELS)
+    votes = torch.where(ahead, won.to(rows.device), lost.to(rows.device)).sum(1)
+    labels = label_of(call, votes.argmax(1), _LABELS)
     transform = call.text("post_transform", "NONE")
     if call.reals("prob_a", []):
         return labels, transformed(call, _probabilities(call, scores, classes), transform)
@@ -75,10 +75,10 @@ def svm_classifier(call: Call, rows: torch.Tensor) -> Any:
 def _linear(call: Call, rows: torch.Tensor, classes: int) -> tuple[Any, torch.Tensor]:
     coefficients = _reals(call, "coefficients", rows)
     scores = functional.linear(rows, coefficients.reshape(classes, -1)) + call.reals("rho")[0]
-    places = scores.argmax(dim=1)
+    places = scores.argmax(1)
     if classes == 2 and not call.reals("prob_a", []):
         positive = min(call.reals("coefficients")) >= 0
-        largest = scores.amax(dim=1)
+        largest = scores.amax(1)
         places = places | (largest >= 0.5 if positive else largest > 0)
     transform = call.text("post_transform", "NONE")
     labels = label_of(call, places, _LABELS)
@@ -137,8 +137,8 @@ def _probabilities(call: Call, scores: torch.Tensor, classes: int) -> torch.Tens
     against = [[zero] * classes for _ in range(classes)]
     for pair, (i, j) in enumerate(combinations(range(classes), 2)):
         against[i][j], against[j][i] = first[:, pair], 1 - first[:, pair]
-    matrix = torch.stack([torch.stack(each, dim=-1) for each in against], dim=1)
-    own = matrix.square().sum(dim=1)
+    matrix = torch.stack([torch.stack(each, -1) for each in against], 1)
+    own = matrix.square().sum(1)
     quadratic = torch.diag_embed(own) - matrix.transpose(1, 2) * matrix
     chances = torch.full_like(own, 1 / classes)
     done = torch.zeros_like(zero, dtype=torch.bool)
@@ -164,8 +164,8 @@ def _coupled(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Improve the probabilities of the rows whose ones are not good yet, and tell which are."""
     product = torch.matmul(quadratic, chances.unsqueeze(-1)).squeeze(-1)
-    total = (chances * product).sum(dim=1)
-    error = (product - total.unsqueeze(1)).abs().amax(dim=1)
+    total = (chances * product).sum(1)
+    error = (product - total.unsqueeze(1)).abs().amax(1)
     done = done | (error < _PRECISION / chances.shape[1])
     improved = _improved(quadratic, chances, product, total)
     return torch.where(done.unsqueeze(1), chances, improved), done
@@ -188,7 +188,7 @@ def _improved(
 
 
 def _matrix(rows: torch.Tensor) -> torch.Tensor:
-    return (rows.unsqueeze(0) if rows.dim() == 1 else rows).to(torch.float32)
+    return (rows.unsqueeze(0) if rows.ndim == 1 else rows).to(torch.float32)
 
 
 def _reals(call: Call, name: str, like: torch.Tensor) -> torch.Tensor:

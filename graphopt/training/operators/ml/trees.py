@@ -90,9 +90,9 @@ def _several(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if len(base):
         scores = scores + torch.from_numpy(base).to(scores.device)
-        places = scores.argmax(dim=1)
+        places = scores.argmax(1)
     else:
-        places = torch.where(known, scores, -torch.inf).argmax(dim=1)
+        places = torch.where(known, scores, -torch.inf).argmax(1)
     return places, transformed(call, scores, call.text("post_transform", "NONE"))
 
 
@@ -101,8 +101,8 @@ def _two(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute labels and scores of two classes, where leaves may know only one of them."""
     transform = call.text("post_transform", "NONE")
-    first, second = scores.unbind(dim=1)
-    has_first, has_second = known.unbind(dim=1)
+    first, second = scores.unbind(1)
+    has_first, has_second = known.unbind(1)
     positive = _one_sided(forest) and not (forest.weights < 0).any()
     if len(base):
         other = first + float(base[1])
@@ -111,7 +111,7 @@ def _two(
         first = torch.where(has_first, first, 0)
     decisive = torch.where(has_second, second, first)
     winning = decisive > (0.5 if positive else 0)
-    pair = transformed(call, torch.stack([first, second], dim=1), transform)
+    pair = transformed(call, torch.stack([first, second], 1), transform)
     if len(base):
         return winning.to(torch.int64), pair
     alone = mirrored(first, transform, positive=positive)
@@ -151,7 +151,7 @@ def _targets(
 
 
 def _leaves(call: Call, forest: Forest, rows: torch.Tensor) -> torch.Tensor:
-    if rows.dim() == 1:
+    if rows.ndim == 1:
         rows = rows.unsqueeze(0)
     try:
         return leaves(forest, rows, forest.depth)
