@@ -21,6 +21,9 @@ from graphopt.training.operators import find
 from graphopt.training.prepare import prepared
 from graphopt.training.weightless import Weightless
 
+_COUNTED = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+_REAL = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
 
 class OnnxModule(nn.Module):
     """A model whose nodes are computed by PyTorch, so that it can be trained and exported.
@@ -163,10 +166,6 @@ def _is_read_as_numbers(value: ir.Value) -> bool:
     return len(value.shape or ()) == 0 or any(
         operator is not None and index in operator.numbers for operator, index in operators
     )
-
-
-_COUNTED = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
-_REAL = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 def _out(value: Value, device: torch.device | None) -> Any:

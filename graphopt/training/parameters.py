@@ -14,6 +14,9 @@ from graphopt.training.dtypes import torch_tensor
 _PASSED_ON = ("Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators whose output is as trainable as their first input."""
 
+_LARGEST = 1e4
+"""Masks hold the lowest number or minus infinity, weights nothing as large."""
+
 _UNTRAINED = {
     # The positions of inputs that are no weights, by operator.
     "BatchNormalization": {3, 4},
@@ -112,10 +115,6 @@ def _is_table(value: ir.Value) -> bool:
         return True
     added = any(is_op(node, "Add", "Sub") for node, _ in value.uses())
     return added and not bool((abs(tensor.numpy().astype("float32")) < _LARGEST).all())
-
-
-_LARGEST = 1e4
-"""Masks hold the lowest number or minus infinity, weights nothing as large."""
 
 
 def hold(module: nn.Module, initializer: ir.Value, *, train: bool) -> str:

@@ -28,6 +28,9 @@ TARGETS = {
 }
 """Modules by the name that `--to` takes. Each one is a `_Target`."""
 
+_LOADED = (".xml", ".pt2", ".tflite", ".pb")
+"""Ends of the names of files that say where the others are."""
+
 
 class _Target(Protocol):
     NOTES: tuple[str, ...]
@@ -119,10 +122,6 @@ def _check_folder(folder: Path) -> None:
         raise GraphoptError(
             "the folder that it is to be in does not exist", file=folder, fix="create it first"
         )
-
-
-_LOADED = (".xml", ".pt2", ".tflite", ".pb")
-"""Ends of the names of files that say where the others are."""
 
 
 def _published(staged: Path, folder: Path) -> tuple[Path, ...]:

@@ -28,6 +28,9 @@ _BITS = {torch.int32: 32, torch.int64: 64}
 _HELD = {*_BITS, torch.bool, torch.float32, torch.float64}
 """The types whose arithmetic is done here."""
 
+_MOST_POWER = 64
+"""Powers beyond this one wrap, which tensors do without writing them out first."""
+
 
 def _is_symbol(number: Any) -> bool:
     return isinstance(number, _SYMBOLS)
@@ -102,10 +105,6 @@ def _power(a: Any, b: Any) -> Any:
     if isinstance(found, complex):
         raise _NoNumberError
     return found
-
-
-_MOST_POWER = 64
-"""Powers beyond this one wrap, which tensors do without writing them out first."""
 
 
 def _larger(a: Any, b: Any) -> Any:

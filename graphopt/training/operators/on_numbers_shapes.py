@@ -15,6 +15,8 @@ from graphopt.training.operators.registry import on_numbers
 from graphopt.training.operators.shapes import axis_of, broadcast, filled, reshaped, shape_of
 from graphopt.training.operators.slicing import ended
 
+_COUNTED = (torch.int64, torch.int32, torch.bool)
+
 Found = Any
 """`Numbers`, or NotImplemented."""
 
@@ -200,9 +202,6 @@ def arange(_: Call, start: Numbers, limit: Numbers, delta: Numbers) -> Found:
     array = np.empty(len(counted), dtype=object)
     array[:] = counted
     return Numbers(array, start.dtype)
-
-
-_COUNTED = (torch.int64, torch.int32, torch.bool)
 
 
 def _like(data: Numbers, array: Any) -> Numbers:

@@ -14,6 +14,11 @@ from graphopt.training.numbers import Numbers, Value, integers_of
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.shapes import axis_of
 
+_LARGER: Any = torch.sym_max
+
+Ends = Sequence[tuple[int, Any, Any]]
+"""Axes with what is added before and behind."""
+
 
 @operator("Pad", numbers=(1, 2, 3))
 def pad(
@@ -58,10 +63,6 @@ def _added(end: Any) -> Any:
     return max(end, 0) if isinstance(end, int) else end
 
 
-Ends = Sequence[tuple[int, Any, Any]]
-"""Axes with what is added before and behind."""
-
-
 def _padded(data: torch.Tensor, ends: Ends, constant: Value) -> torch.Tensor:
     both: list[Any] = [0] * (2 * data.ndim)
     for axis, before, behind in ends:
@@ -92,9 +93,6 @@ def _places(mode: str, size: Any, before: Any, behind: Any, device: torch.device
     turn = _LARGER(2 * (size - 1), 1)
     once = places.remainder(turn)
     return torch.minimum(once, turn - once) if size != 1 else torch.zeros_like(places)
-
-
-_LARGER: Any = torch.sym_max
 
 
 @operator("CenterCropPad", numbers=(1,))

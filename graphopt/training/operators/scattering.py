@@ -15,6 +15,13 @@ from graphopt.training.operators.shapes import axis_of
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 """PyTorch's names of ONNX's reductions."""
 
+_WIDER = {
+    torch.bool: torch.uint8,
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+}
+"""Types that PyTorch reduces no elements of, by those that hold theirs."""
+
 
 @operator("ScatterElements", "Scatter")
 def scatter_elements(
@@ -51,14 +58,6 @@ def _scattered(
     wide = _WIDER.get(data.dtype, data.dtype)
     reduced = data.to(wide).scatter_reduce(axis, places, updates.to(wide), _REDUCTIONS[reduction])
     return reduced.to(data.dtype)
-
-
-_WIDER = {
-    torch.bool: torch.uint8,
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-}
-"""Types that PyTorch reduces no elements of, by those that hold theirs."""
 
 
 @operator("TensorScatter")

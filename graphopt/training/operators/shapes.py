@@ -17,6 +17,8 @@ from graphopt.training.moving import moved, moved_as
 from graphopt.training.numbers import Numbers, Value, integers_of, number, numbers
 from graphopt.training.operators.registry import operator
 
+_CHECK: Any = torch._check
+
 Sizes = Sequence[Any]
 """Sizes of a tensor: integers, or symbolic ones."""
 
@@ -101,9 +103,6 @@ def squeeze(call: Call, data: torch.Tensor, axes: Value = None) -> torch.Tensor:
         # A squeeze would keep an axis whose size torch.export does not know.
         data = data.select(axis, 0)
     return data
-
-
-_CHECK: Any = torch._check
 
 
 @operator("Unsqueeze", numbers=(1,))

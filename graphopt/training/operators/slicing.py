@@ -12,6 +12,10 @@ from graphopt.training.numbers import Value, integer_of, integers_of
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.shapes import axis_of
 
+_LARGEST = 2**63 - 1
+_WHOLE = (_LARGEST, 2**31 - 1)
+_LARGER: Any = torch.sym_max
+
 
 @operator("Slice", numbers=(1, 2, 3, 4))
 def slice_(
@@ -62,11 +66,6 @@ def _from_behind(place: Any, size: Any) -> Any:
     if isinstance(place, int) and place < 0:
         return -1 - place
     return _LARGER(size - 1 - place, 0)
-
-
-_LARGEST = 2**63 - 1
-_WHOLE = (_LARGEST, 2**31 - 1)
-_LARGER: Any = torch.sym_max
 
 
 @operator("Trilu", numbers=(1,))
