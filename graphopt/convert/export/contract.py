@@ -10,6 +10,9 @@ import onnx_ir as ir
 
 from graphopt.runtime.feeds import Array, Batch
 
+SIGNATURE = "serving_default"
+"""What TensorFlow and LiteRT look for in a file that has one function."""
+
 Run = Callable[[Batch], Sequence[Array]]
 """Runs what was written: inputs by name to outputs in the order of the model's."""
 

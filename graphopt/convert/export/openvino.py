@@ -12,10 +12,11 @@ import numpy as np
 from onnx_ir.passes.common import InlinePass
 
 from graphopt.convert.export.contract import Order, Run, Written
+from graphopt.convert.export.failures import run_by
 from graphopt.convert.finishing import require
 from graphopt.convert.model_parity import BATCHES
 from graphopt.convert.reasons import first_line
-from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.errors import GraphoptError
 from graphopt.model import save
 from graphopt.runtime.feeds import Array, Batch
 
@@ -77,11 +78,8 @@ def _readable(order: Order) -> Iterator[Path]:
 
 def _runner(compiled: Any) -> Run:
     def run(batch: Batch) -> Sequence[Array]:
-        try:
+        with run_by("OpenVINO", _PLACES):
             found = compiled({name: np.asarray(array, order="C") for name, array in batch.items()})
-        except Exception as error:
-            # As above: whatever its kernels raise.
-            raise CheckFailed(f"OpenVINO does not run it: {first_line(error, _PLACES)}") from error
         # By position: an output that is an input has the latter's name.
         return [np.asarray(found[output]) for output in compiled.outputs]
 

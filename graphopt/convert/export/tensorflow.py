@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphopt.convert.export.contract import Order, Run, Written
+from graphopt.convert.export.contract import SIGNATURE, Order, Run, Written
+from graphopt.convert.export.failures import run_by
 from graphopt.convert.export.program import (
     Program,
     identifiers,
@@ -19,7 +20,7 @@ from graphopt.convert.finishing import require
 from graphopt.convert.model_parity import BATCHES
 from graphopt.convert.reasons import first_line
 from graphopt.convert.tensorflow.quiet import quiet as quiet_tensorflow
-from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ NOTES = ("the SavedModel's function is compiled by XLA, and is for inference",)
 
 __all__ = ["BATCHES", "NOTES", "write"]
 
-_SIGNATURE = "serving_default"
 _PLATFORMS = ("cpu", "cuda")
 
 
@@ -94,7 +94,7 @@ def _save(program: Program, outputs: Sequence[str], folder: str) -> None:
         ]
         held.serve = tf.function(serve, input_signature=signature, autograph=False)
         concrete = held.serve.get_concrete_function()
-        tf.saved_model.save(held, folder, signatures={_SIGNATURE: concrete})
+        tf.saved_model.save(held, folder, signatures={SIGNATURE: concrete})
 
 
 def _hold_constants(program: torch.export.ExportedProgram) -> None:
@@ -134,13 +134,9 @@ def _runner(loaded: Any, program: Program, outputs: Sequence[str]) -> Run:
             parameter: tf.constant(batch[name])
             for name, parameter in zip(program.inputs, program.parameters, strict=True)
         }
-        try:
-            with quiet_tensorflow():
-                # Through what was loaded, which owns the function's variables.
-                found = loaded.signatures[_SIGNATURE](**fed)
-        except Exception as error:
-            # TensorFlow's kernels raise its own errors, XLA others.
-            raise CheckFailed(f"TensorFlow does not run it: {first_line(error)}") from error
+        with run_by("TensorFlow"), quiet_tensorflow():
+            # Through what was loaded, which owns the function's variables.
+            found = loaded.signatures[SIGNATURE](**fed)
         return [np.asarray(found[name]) for name in outputs]
 
     return run

@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from graphopt.convert.export.contract import Order, Run, Written
+from graphopt.convert.export.contract import SIGNATURE, Order, Run, Written
+from graphopt.convert.export.failures import run_by
 from graphopt.convert.export.program import Program, arguments, program_of, quiet_torch
 from graphopt.convert.finishing import require
 from graphopt.convert.reasons import first_line
 from graphopt.convert.tensorflow.quiet import quiet as quiet_tensorflow
-from graphopt.errors import CheckFailed, GraphoptError
+from graphopt.errors import GraphoptError
 from graphopt.runtime.feeds import Array, Batch
 
 NOTES: tuple[str, ...] = ()
 
 BATCHES = (1,)
 """Sizes are fixed, and what runs on a device runs on one sample."""
-
-_SIGNATURE = "serving_default"
 
 
 def write(order: Order) -> Written:
@@ -56,19 +55,15 @@ def _runner(content: bytes, program: Program) -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
     with quiet_tensorflow():
-        runner: Any = Interpreter(model_content=content).get_signature_runner(_SIGNATURE)
+        runner: Any = Interpreter(model_content=content).get_signature_runner(SIGNATURE)
 
     def run(batch: Batch) -> Sequence[Array]:
         fed = {
             parameter: np.asarray(batch[name], order="C")
             for name, parameter in zip(program.inputs, program.parameters, strict=True)
         }
-        try:
-            with quiet_tensorflow():
-                found = runner(**fed)
-        except Exception as error:
-            # Its interpreter raises RuntimeError and ValueError.
-            raise CheckFailed(f"LiteRT does not run it: {first_line(error)}") from error
+        with run_by("LiteRT"), quiet_tensorflow():
+            found = runner(**fed)
         return [np.asarray(found[f"output_{index}"]) for index in range(len(found))]
 
     return run

@@ -6,10 +6,9 @@ import json
 from collections.abc import Sequence
 
 from graphopt.convert.export.contract import Order, Written
+from graphopt.convert.export.failures import run_by
 from graphopt.convert.export.program import arguments, outputs_of, program_of
 from graphopt.convert.model_parity import BATCHES
-from graphopt.convert.reasons import first_line
-from graphopt.errors import CheckFailed
 from graphopt.runtime.feeds import Array, Batch
 
 NOTES = ('load it with torch.export.load("NAME.pt2").module()',)
@@ -41,11 +40,7 @@ def write(order: Order) -> Written:
     module = torch.export.load(path).module()
 
     def run(batch: Batch) -> Sequence[Array]:
-        try:
-            with torch.no_grad():
-                return outputs_of(module(*arguments(program, batch)))
-        except Exception as error:
-            # Whatever PyTorch's kernels and the guards on sizes raise.
-            raise CheckFailed(f"PyTorch does not run it: {first_line(error)}") from error
+        with run_by("PyTorch"), torch.no_grad():
+            return outputs_of(module(*arguments(program, batch)))
 
     return Written(run, program.notes)
