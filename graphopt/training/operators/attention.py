@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
+from graphopt.training.operators.heads import joined_heads, split_heads
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.rotation import rotated
 
 
 @operator("Attention")
@@ -28,9 +30,9 @@ def attention(
     """Attend to the keys; also return all keys and values, and the scores at some point."""
     flat = query.ndim == 3
     if flat:
-        query = _heads(query, call.integer("q_num_heads"))
-        key = _heads(key, call.integer("kv_num_heads"))
-        value = _heads(value, call.integer("kv_num_heads"))
+        query = split_heads(query, call.integer("q_num_heads"))
+        key = split_heads(key, call.integer("kv_num_heads"))
+        value = split_heads(value, call.integer("kv_num_heads"))
     if past_key is not None and past_value is not None:
         key = torch.cat((past_key, key), 2)
         value = torch.cat((past_value, value), 2)
@@ -43,10 +45,10 @@ def attention(
     scale = call.real("scale", 1 / math.sqrt(query.shape[-1]))
     if _is_plain(call, mask, lengths):
         y = functional.scaled_dot_product_attention(query, key, value, allowed, scale=scale)
-        return (_flat(y) if flat else y), *present
+        return (joined_heads(y) if flat else y), *present
     bias = _bias(query, key, mask, allowed)
     y, scores = _attended(call, query, key, value, bias, scale)
-    return (_flat(y) if flat else y), *present, scores
+    return (joined_heads(y) if flat else y), *present, scores
 
 
 def _is_plain(call: Call, mask: torch.Tensor | None, lengths: torch.Tensor | None) -> bool:
@@ -58,15 +60,6 @@ def _is_plain(call: Call, mask: torch.Tensor | None, lengths: torch.Tensor | Non
     masked = mask is not None or lengths is not None
     precise = call.has("softmax_precision") or call.real("softcap", 0.0)
     return not (masked or precise or call.wants(3))
-
-
-def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """Split (batch, sequence, hidden) into (batch, heads, sequence, size)."""
-    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
-
-
-def _flat(x: torch.Tensor) -> torch.Tensor:
-    return x.transpose(1, 2).flatten(2)
 
 
 def _allowed(
@@ -164,27 +157,11 @@ def rotary_embedding(
 ) -> torch.Tensor:
     """Rotate pairs of elements by angles that grow with the position."""
     flat = x.ndim == 3
-    heads = x
-    if flat:
-        # (batch, sequence, hidden) to (batch, heads, sequence, size)
-        heads = _heads(x, call.integer("num_heads"))
-    rotated = call.integer("rotary_embedding_dim", 0) or heads.shape[-1]
-    turned, rest = heads[..., :rotated], heads[..., rotated:]
+    heads = split_heads(x, call.integer("num_heads")) if flat else x
+    count = call.integer("rotary_embedding_dim", 0) or heads.shape[-1]
     if positions is not None:
         cosines, sines = cosines[positions], sines[positions]
-    half = rotated // 2
-    cosines = cosines[..., :half].unsqueeze(1)
-    sines = sines[..., :half].unsqueeze(1)
+    half = count // 2
     interleaved = call.integer("interleaved", 0) == 1
-    if interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-    else:
-        first, second = turned.chunk(2, -1)
-    real = cosines * first - sines * second
-    imaginary = sines * first + cosines * second
-    if interleaved:
-        turned = torch.stack((real, imaginary), -1).flatten(-2)
-    else:
-        turned = torch.cat((real, imaginary), -1)
-    y = torch.cat((turned, rest), -1)
-    return _flat(y) if flat else y
+    y = rotated(heads, cosines[..., :half], sines[..., :half], count, interleaved=interleaved)
+    return joined_heads(y) if flat else y

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.training.call import Call
+from graphopt.training.operators.heads import joined_heads, split_heads
 from graphopt.training.operators.registry import MICROSOFT, operator
 
 _FILTERED = -10000.0
@@ -50,31 +51,34 @@ def _heads(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return queries, keys and values with their biases, (batch, heads, length, size)."""
     if query.ndim == 5:
-        parts = list(query.unbind(3))
+        parts = _unpacked(query)
     elif key is None:
         raise call.refused("its keys are left out, and its queries are not packed with them")
     elif key.ndim == 5:
-        parts = [_split(query, heads), *key.unbind(3)]
+        parts = [split_heads(query, heads), *_unpacked(key)]
     elif value is None:
         raise call.refused("its values are left out, and its keys are not packed with them")
     elif key.ndim == 4:
         # Keys and values that another layer has projected: their biases are in them.
-        queries = _split(query, heads)
+        queries = split_heads(query, heads)
         if bias is not None:
-            queries = queries + bias[: query.shape[-1]].reshape(heads, -1)
-        return queries.transpose(1, 2), key, value
+            queries = queries + bias[: query.shape[-1]].reshape(heads, 1, -1)
+        return queries, key, value
     else:
-        parts = [_split(each, heads) for each in (query, key, value)]
+        parts = [split_heads(each, heads) for each in (query, key, value)]
     if bias is not None:
         sizes = [heads * each.shape[-1] for each in parts]
         biases = torch.split(bias, sizes)
-        parts = [part + each.reshape(heads, -1) for part, each in zip(parts, biases, strict=True)]
-    q, k, v = (each.transpose(1, 2) for each in parts)
+        parts = [
+            part + each.reshape(heads, 1, -1) for part, each in zip(parts, biases, strict=True)
+        ]
+    q, k, v = parts
     return q, k, v
 
 
-def _split(x: torch.Tensor, heads: int) -> torch.Tensor:
-    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+def _unpacked(packed: torch.Tensor) -> list[torch.Tensor]:
+    """Return the parts of (batch, length, heads, parts, size), with their heads as an axis."""
+    return [each.transpose(1, 2) for each in packed.unbind(3)]
 
 
 @operator("Attention", domain=MICROSOFT)
@@ -121,7 +125,7 @@ def attended(
     heads = call.integer("num_heads")
     third = projected.shape[-1] // 3
     sizes = call.integers("qkv_hidden_sizes", []) or [third] * 3
-    parts = [_split(each, heads).transpose(1, 2) for each in torch.split(projected, sizes, -1)]
+    parts = [split_heads(each, heads) for each in torch.split(projected, sizes, -1)]
     q, k, v = parts
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
@@ -139,7 +143,7 @@ def _attended(
         if each is not None:
             scores = scores + each
     weighted = torch.matmul(torch.softmax(scores, -1), v)
-    return weighted.transpose(1, 2).flatten(2), scores
+    return joined_heads(weighted), scores
 
 
 def _masked(

@@ -9,7 +9,9 @@ import torch
 
 from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, integer_of
+from graphopt.training.operators.heads import joined_heads, split_heads
 from graphopt.training.operators.registry import MICROSOFT, operator
+from graphopt.training.operators.rotation import rotated
 
 
 @operator("RotaryEmbedding", domain=MICROSOFT)
@@ -17,48 +19,13 @@ def rotary_embedding(
     call: Call, x: torch.Tensor, positions: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
 ) -> Any:
     """Rotate pairs of features by angles that grow with the position."""
-    heads, size = call.integer("num_heads", 0), 2 * cosines.shape[-1]
-    if x.ndim == 3:
-        split = x.reshape(*x.shape[:2], heads or x.shape[-1] // size, -1).transpose(1, 2)
-    else:
-        split = x
+    heads, count = call.integer("num_heads", 0), 2 * cosines.shape[-1]
+    split = split_heads(x, heads or x.shape[-1] // count) if x.ndim == 3 else x
     if positions.numel() == 1 and positions.ndim == 1:
         positions = positions + torch.arange(split.shape[2], device=x.device).unsqueeze(0)
     interleaved = call.integer("interleaved", 0) == 1
-    found = rotated(split, positions, cosines, sines, interleaved=interleaved)
-    return found.transpose(1, 2).flatten(2) if x.ndim == 3 else found
-
-
-def rotated(
-    x: torch.Tensor,
-    positions: torch.Tensor,
-    cosines: torch.Tensor,
-    sines: torch.Tensor,
-    *,
-    interleaved: bool,
-) -> torch.Tensor:
-    """Rotate pairs of features.
-
-    Args:
-        x: (batch, heads, length, size).
-        positions: (batch, length).
-        cosines: One for each position and pair of features; other features stay.
-        sines: Beside them.
-        interleaved: Whether the features of a pair are next to each other.
-    """
-    pairs = cosines.shape[-1]
-    turning, kept = x[..., : 2 * pairs], x[..., 2 * pairs :]
-    cosine, sine = (table[positions].unsqueeze(1) for table in (cosines, sines))
-    if interleaved:
-        first, second = turning[..., 0::2], turning[..., 1::2]
-    else:
-        first, second = turning.chunk(2, -1)
-    ahead, beside = first * cosine - second * sine, first * sine + second * cosine
-    if interleaved:
-        found = torch.stack([ahead, beside], -1).flatten(-2)
-    else:
-        found = torch.cat([ahead, beside], -1)
-    return torch.cat([found, kept], -1)
+    found = rotated(split, cosines[positions], sines[positions], count, interleaved=interleaved)
+    return joined_heads(found) if x.ndim == 3 else found
 
 
 @operator("GroupQueryAttention", domain=MICROSOFT, numbers=(6,))
@@ -92,8 +59,7 @@ def group_query_attention(
         sizes = [heads * size, groups * size, groups * size]
         query, key, value = torch.split(query, sizes, -1)
     q, k, v = (
-        each.reshape(*each.shape[:2], count, -1).transpose(1, 2)
-        for each, count in ((query, heads), (key, groups), (value, groups))
+        split_heads(each, count) for each, count in ((query, heads), (key, groups), (value, groups))
     )
     if q_norm is not None and k_norm is not None:
         epsilon = call.real("qk_norm_epsilon", 1e-6)
@@ -105,8 +71,9 @@ def group_query_attention(
         if cosines is None or sines is None:
             raise call.refused("it rotates, and has no angles")
         at = places if positions is None else positions
+        angles = cosines[at], sines[at], 2 * cosines.shape[-1]
         interleaved = call.integer("rotary_interleaved", 0) == 1
-        q, k = (rotated(each, at, cosines, sines, interleaved=interleaved) for each in (q, k))
+        q, k = (rotated(each, *angles, interleaved=interleaved) for each in (q, k))
     length = _length(total, past_key, q)
     present = [
         _present(each, new, places, length) for each, new in ((past_key, k), (past_value, v))
@@ -173,4 +140,4 @@ def _attended(
         weights = torch.softmax(torch.cat([scores, column], -1), -1)[..., :-1]
     else:
         weights = torch.softmax(scores, -1)
-    return torch.matmul(weights, v).transpose(1, 2).flatten(2)
+    return joined_heads(torch.matmul(weights, v))
