@@ -10,6 +10,7 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.operators.quantization import saturated
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.zero_points import centred
 from graphopt.training.windows import Size, halves, larger, pad, windows
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -118,21 +119,27 @@ def _cuts_the_same(
     return all(fits) and all(bool(one == other) for one, other in zip(end, kept, strict=True))
 
 
-def _integer_conv(call: Call, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Convolve integers, exactly: sums of products of 8-bit numbers fit into float64."""
-    whole: torch.Tensor = conv(call, x, weight)
+def _integer_conv(
+    call: Call,
+    x: torch.Tensor,
+    x_zero_point: torch.Tensor | None,
+    weight: torch.Tensor,
+    w_zero_point: torch.Tensor | None,
+) -> torch.Tensor:
+    """Convolve integers, exactly."""
+    numbers = centred(x, _along(x_zero_point, x, 1))
+    filters = centred(weight, _along(w_zero_point, weight, 0))
+    whole: torch.Tensor = conv(call, numbers, filters)
     return whole.to(torch.int64)
 
 
-def _centred(x: torch.Tensor, zero_point: torch.Tensor | None, axis: int) -> torch.Tensor:
-    wide = x.to(torch.float64)
-    if zero_point is None:
-        return wide
-    if zero_point.ndim == 1 and zero_point.shape[0] != 1:
-        shape = [1] * x.ndim
-        shape[axis] = -1
-        zero_point = zero_point.reshape(shape)
-    return wide - zero_point.to(torch.float64)
+def _along(zero_point: torch.Tensor | None, x: torch.Tensor, axis: int) -> torch.Tensor | None:
+    """Let a zero point for each place of an axis fit a tensor; one for all does."""
+    if zero_point is None or zero_point.ndim != 1 or zero_point.shape[0] == 1:
+        return zero_point
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return zero_point.reshape(shape)
 
 
 @operator("ConvInteger")
@@ -144,8 +151,7 @@ def conv_integer(
     w_zero_point: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Convolve 8-bit integers to 32-bit ones."""
-    centred = _centred(x, x_zero_point, 1), _centred(weight, w_zero_point, 0)
-    return _integer_conv(call, *centred).to(torch.int32)
+    return _integer_conv(call, x, x_zero_point, weight, w_zero_point).to(torch.int32)
 
 
 @operator("QLinearConv")
@@ -162,7 +168,7 @@ def qlinear_conv(
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Convolve 8-bit integers, and quantize the sums to 8-bit ones."""
-    total = _integer_conv(call, _centred(x, x_zero_point, 1), _centred(weight, w_zero_point, 0))
+    total = _integer_conv(call, x, x_zero_point, weight, w_zero_point)
     channels = (-1, *[1] * (x.ndim - 2))
     if bias is not None:
         total = total + bias.to(torch.int64).reshape(channels)

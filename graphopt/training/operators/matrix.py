@@ -8,6 +8,7 @@ import torch
 from graphopt.training.call import Call
 from graphopt.training.operators.casts import converted
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.zero_points import centred
 from graphopt.training.unsigned import modular
 
 
@@ -44,12 +45,21 @@ def gemm(
 ) -> torch.Tensor:
     """Compute `alpha A B + beta C` of matrices, which may be transposed."""
     alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
-    a = a.T if call.integer("transA", 0) else a
-    b = b.T if call.integer("transB", 0) else b
+    a, b = transposed_operands(call, a, b)
     if a.is_floating_point() and c is not None:
         return torch.addmm(c, a, b, beta=beta, alpha=alpha)
     found = _scaled(product(a, b), alpha)
     return found if c is None else modular(torch.add, found, _scaled(c, beta))
+
+
+def transposed_operands(
+    call: Call, a: torch.Tensor, b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Transpose those of two matrices that transA and transB name."""
+    return (
+        a.T if call.integer("transA", 0) else a,
+        b.T if call.integer("transB", 0) else b,
+    )
 
 
 def _scaled(x: torch.Tensor, factor: float) -> torch.Tensor:
@@ -90,28 +100,13 @@ def matmul_integer(
     b_zero_point: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Multiply matrices of 8-bit integers."""
-    return _accumulated(a, b, a_zero_point, b_zero_point).to(torch.int64).to(torch.int32)
-
-
-def _accumulated(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    a_zero_point: torch.Tensor | None,
-    b_zero_point: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return the product in float64, which holds sums of 8-bit products exactly.
-
-    Zero points are one number, one for each row of A or column of B, or of as many dimensions.
-    """
-    left, right = a.to(torch.float64), b.to(torch.float64)
-    if a_zero_point is not None:
-        left = left - _by_row(a_zero_point).to(torch.float64)
-    if b_zero_point is not None:
-        right = right - b_zero_point.to(torch.float64)
-    return torch.matmul(left, right)
+    rows = None if a_zero_point is None else _by_row(a_zero_point)
+    found = torch.matmul(centred(a, rows), centred(b, b_zero_point))
+    return found.to(torch.int64).to(torch.int32)
 
 
 def _by_row(x: torch.Tensor) -> torch.Tensor:
+    """Let a number for each row of a matrix fit it; other ones fit, or are for its columns."""
     return x.unsqueeze(-1) if x.ndim == 1 and x.numel() > 1 else x
 
 
@@ -128,10 +123,10 @@ def quantized_matmul(
     y_zero_point: torch.Tensor,
 ) -> torch.Tensor:
     """Multiply quantized matrices, and quantize the product."""
-    product = _accumulated(a, b, a_zero_point, b_zero_point).to(torch.float32)
+    whole = torch.matmul(centred(a, _by_row(a_zero_point)), centred(b, b_zero_point))
     left, right, out = (each.to(torch.float32) for each in (a_scale, b_scale, y_scale))
     # The factor first, as ONNX Runtime does.
-    real = product * (_by_row(left) * right / _by_row(out))
+    real = whole.to(torch.float32) * (_by_row(left) * right / _by_row(out))
     zero_point = _by_row(y_zero_point).to(torch.float32)
     target = call.output_type() or ir.DataType.UINT8
     if target.is_floating_point():

@@ -11,6 +11,7 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.operators.activations import gelu
 from graphopt.training.operators.convolution import conv
+from graphopt.training.operators.matrix import transposed_operands
 from graphopt.training.operators.registry import MICROSOFT, operator
 
 operator("Gelu", domain=MICROSOFT)(gelu)
@@ -78,8 +79,7 @@ def fused_conv(
 @operator("FusedGemm", domain=MICROSOFT)
 def fused_gemm(call: Call, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor | None = None) -> Any:
     """Multiply matrices, add, and apply an activation."""
-    left = a.T if call.integer("transA", 0) else a
-    right = b.T if call.integer("transB", 0) else b
+    left, right = transposed_operands(call, a, b)
     found = call.real("alpha", 1.0) * torch.matmul(left, right)
     if c is not None:
         found = found + call.real("beta", 1.0) * c

@@ -11,6 +11,7 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.operators.contrib.attention import attended
 from graphopt.training.operators.registry import MICROSOFT, operator
+from graphopt.training.operators.zero_points import centred
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,9 @@ def rounded(x: torch.Tensor) -> Rounded:
     return Rounded(numbers, scale)
 
 
-def centred(numbers: torch.Tensor, point: torch.Tensor | None) -> torch.Tensor:
+def centred_columns(numbers: torch.Tensor, point: torch.Tensor | None) -> torch.Tensor:
     """Take a zero point off whole numbers: one for all, or one for each column."""
-    wide = numbers.to(torch.float64)
-    return wide if point is None else wide - _column(point, numbers).to(torch.float64)
+    return centred(numbers, None if point is None else _column(point, numbers))
 
 
 def _column(factor: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
@@ -72,7 +72,7 @@ def dynamic_quantize_matmul(
     bias: torch.Tensor | None = None,
 ) -> Any:
     """Multiply what is rounded to 8 bits by a quantized matrix."""
-    found = product(rounded(x), centred(weight, point), scale)
+    found = product(rounded(x), centred_columns(weight, point), scale)
     return found if bias is None else found + bias
 
 
@@ -88,8 +88,10 @@ def matmul_integer_to_float(
     bias: torch.Tensor | None = None,
 ) -> Any:
     """Multiply quantized matrices."""
-    x = Rounded(centred(a, a_point), a_scale.reshape(()) if a_scale.numel() == 1 else a_scale)
-    found = product(x, centred(b, b_point), b_scale)
+    x = Rounded(
+        centred_columns(a, a_point), a_scale.reshape(()) if a_scale.numel() == 1 else a_scale
+    )
+    found = product(x, centred_columns(b, b_point), b_scale)
     return found if bias is None else found + bias
 
 
@@ -107,8 +109,8 @@ def quantized_attention(
     past: torch.Tensor | None = None,
 ) -> Any:
     """Project quantized inputs, and let heads attend."""
-    quantized = Rounded(centred(x, x_point), x_scale.reshape(()))
-    projected = product(quantized, centred(weight, point), scale) + bias
+    quantized = Rounded(centred_columns(x, x_point), x_scale.reshape(()))
+    projected = product(quantized, centred_columns(weight, point), scale) + bias
     return attended(call, projected, mask, past, None)
 
 

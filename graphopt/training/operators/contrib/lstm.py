@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.training.call import Call
-from graphopt.training.operators.contrib.integers import centred, product, rounded
+from graphopt.training.operators.contrib.integers import centred_columns, product, rounded
 from graphopt.training.operators.recurrence import lstm_cell, reversed_in_time
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import MICROSOFT, operator
@@ -65,7 +65,7 @@ def dynamic_quantize_lstm(
     outputs, last = [], []
     for index in range(w.shape[0]):
         direction = _Direction(
-            (centred(w[index], w_point[index]), centred(r[index], r_point[index])),
+            (centred_columns(w[index], w_point[index]), centred_columns(r[index], r_point[index])),
             (w_scale[index], r_scale[index]),
             x.new_zeros(4 * hidden) if bias is None else torch.add(*bias[index].chunk(2)),
             None if peepholes is None else peepholes[index],

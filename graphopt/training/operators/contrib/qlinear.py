@@ -8,9 +8,11 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
+from graphopt.training.operators.matrix import transposed_operands
 from graphopt.training.operators.pooling import average_pool
 from graphopt.training.operators.quantization import dequantize_linear, quantize_linear
 from graphopt.training.operators.registry import MICROSOFT, operator
+from graphopt.training.operators.zero_points import centred
 
 operator("QuantizeLinear", domain=MICROSOFT)(quantize_linear)
 operator("DequantizeLinear", domain=MICROSOFT)(dequantize_linear)
@@ -119,10 +121,8 @@ def quantized_gemm(
     point: torch.Tensor | None = None,
 ) -> Any:
     """Multiply matrices and add whole numbers; the result is real if it has no scale."""
-    left = a.to(torch.float64) - a_point.to(torch.float64)
-    left = left.T if call.integer("transA", 0) else left
-    right = b.T if call.integer("transB", 0) else b
-    whole = torch.matmul(left, right.to(torch.float64) - b_point.to(torch.float64))
+    left, right = transposed_operands(call, a, b)
+    whole = torch.matmul(centred(left, a_point), centred(right, b_point))
     if c is not None:
         whole = whole + c.to(torch.float64)
     found = whole.to(torch.float32) * (call.real("alpha", 1.0) * a_scale * b_scale)
