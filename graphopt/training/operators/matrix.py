@@ -7,6 +7,7 @@ import torch
 
 from graphopt.training.call import Call
 from graphopt.training.operators.casts import converted
+from graphopt.training.operators.quantization import saturated
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.zero_points import centred
 from graphopt.training.unsigned import modular
@@ -131,5 +132,4 @@ def quantized_matmul(
     target = call.output_type() or ir.DataType.UINT8
     if target.is_floating_point():
         return converted(real + zero_point, target)
-    limits = torch.iinfo(y_zero_point.dtype)
-    return (torch.round(real) + zero_point).clamp(limits.min, limits.max).to(y_zero_point.dtype)
+    return saturated(torch.round(real) + zero_point, call, y_zero_point.dtype)

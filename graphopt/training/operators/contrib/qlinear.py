@@ -10,7 +10,11 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.operators.matrix import transposed_operands
 from graphopt.training.operators.pooling import average_pool
-from graphopt.training.operators.quantization import dequantize_linear, quantize_linear
+from graphopt.training.operators.quantization import (
+    dequantize_linear,
+    quantize_linear,
+    saturated,
+)
 from graphopt.training.operators.registry import MICROSOFT, operator
 from graphopt.training.operators.zero_points import centred
 
@@ -26,11 +30,10 @@ def _real(x: torch.Tensor, scale: torch.Tensor, point: torch.Tensor | None) -> t
 def _whole(
     call: Call, x: torch.Tensor, scale: torch.Tensor, point: torch.Tensor | None
 ) -> torch.Tensor:
-    info = torch.iinfo(call.output_dtype())
     found = torch.round(x / scale)
     if point is not None:
         found = found + point.to(torch.float32)
-    return found.clamp(info.min, info.max).to(call.output_dtype())
+    return saturated(found, call, call.output_dtype())
 
 
 @operator("QLinearAdd", "QLinearMul", domain=MICROSOFT)
