@@ -9,6 +9,7 @@ import torch
 
 from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, integer_of
+from graphopt.training.operators.contrib.normalization import inverse_root_mean_square
 from graphopt.training.operators.heads import joined_heads, split_heads
 from graphopt.training.operators.registry import MICROSOFT, operator
 from graphopt.training.operators.rotation import rotated
@@ -85,9 +86,8 @@ def group_query_attention(
 
 
 def _normed(x: torch.Tensor, scale: torch.Tensor, epsilon: float) -> torch.Tensor:
-    wide = x.to(torch.float32)
-    inverse = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return (wide * inverse * scale).to(x.dtype)
+    inverse = inverse_root_mean_square(x, [-1], epsilon)
+    return (x.to(inverse.dtype) * inverse * scale).to(x.dtype)
 
 
 def _length(total: Value, past: torch.Tensor | None, q: torch.Tensor) -> Any:

@@ -17,7 +17,7 @@ def simplified_layer_normalization(call: Call, x: torch.Tensor, scale: torch.Ten
     """Divide by the root of the mean square."""
     axis = call.integer("axis", -1)
     axes = list(range(axis_of(axis, x.ndim), x.ndim))
-    inverse = _inverse_root(x, axes, call.real("epsilon", 1e-5))
+    inverse = inverse_root_mean_square(x, axes, call.real("epsilon", 1e-5))
     return (x.to(inverse.dtype) * inverse).to(scale.dtype) * scale, inverse
 
 
@@ -31,11 +31,12 @@ def skip_simplified_layer_normalization(
 ) -> Any:
     """Add, and divide by the root of the mean square."""
     total = x + skip if bias is None else x + skip + bias
-    inverse = _inverse_root(total, [-1], call.real("epsilon", 1e-5))
+    inverse = inverse_root_mean_square(total, [-1], call.real("epsilon", 1e-5))
     return (total.to(inverse.dtype) * inverse).to(x.dtype) * scale, None, None, total
 
 
-def _inverse_root(x: torch.Tensor, axes: list[int], epsilon: float) -> torch.Tensor:
+def inverse_root_mean_square(x: torch.Tensor, axes: list[int], epsilon: float) -> torch.Tensor:
+    """Return what to multiply by, in float32 or float64."""
     wide = x if x.dtype == torch.float64 else x.to(torch.float32)
     return torch.rsqrt(wide.square().mean(axes, keepdim=True) + epsilon)
 
