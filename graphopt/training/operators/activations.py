@@ -11,6 +11,12 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.operators.registry import operator
 
+LEAKY_RELU_ALPHA = float(np.float32(0.01))
+"""The default, as the single-precision number that an attribute holds."""
+
+HARD_SIGMOID_FACTORS = float(np.float32(0.2)), 0.5
+"""The defaults of alpha and beta, likewise."""
+
 _PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "HardSwish": functional.hardswish,
     "Mish": functional.mish,
@@ -42,7 +48,7 @@ for _name, _function in _PLAIN.items():
 @operator("LeakyRelu")
 def leaky_relu(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Scale what is below 0."""
-    return functional.leaky_relu(x, call.real("alpha", _single(0.01)))
+    return functional.leaky_relu(x, call.real("alpha", LEAKY_RELU_ALPHA))
 
 
 @operator("PRelu")
@@ -82,7 +88,13 @@ def gelu(call: Call, x: torch.Tensor) -> torch.Tensor:
 @operator("HardSigmoid")
 def hard_sigmoid(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Compute `alpha x + beta` within 0 and 1."""
-    return torch.clamp(call.real("alpha", _single(0.2)) * x + call.real("beta", 0.5), 0, 1)
+    alpha, beta = HARD_SIGMOID_FACTORS
+    return clamped_line(x, call.real("alpha", alpha), call.real("beta", beta))
+
+
+def clamped_line(x: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
+    """Compute `alpha x + beta` within 0 and 1."""
+    return torch.clamp(alpha * x + beta, 0, 1)
 
 
 @operator("Softplus")

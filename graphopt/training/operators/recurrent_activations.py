@@ -8,6 +8,11 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
+from graphopt.training.operators.activations import (
+    HARD_SIGMOID_FACTORS,
+    LEAKY_RELU_ALPHA,
+    clamped_line,
+)
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -29,7 +34,7 @@ def _elu(alpha: float, _: float) -> Activation:
 
 
 def _hard_sigmoid(alpha: float, beta: float) -> Activation:
-    return lambda x: torch.clamp(alpha * x + beta, 0, 1)
+    return lambda x: clamped_line(x, alpha, beta)
 
 
 def _leaky_relu(alpha: float, _: float) -> Activation:
@@ -51,8 +56,8 @@ _WITH_FACTORS: dict[
     # None: it has none.
     "affine": (_affine, 0.0, 0.0),
     "elu": (_elu, 1.0, None),
-    "hardsigmoid": (_hard_sigmoid, 0.2, 0.5),
-    "leakyrelu": (_leaky_relu, 0.01, None),
+    "hardsigmoid": (_hard_sigmoid, *HARD_SIGMOID_FACTORS),
+    "leakyrelu": (_leaky_relu, LEAKY_RELU_ALPHA, None),
     "scaledtanh": (_scaled_tanh, 0.0, 0.0),
     "thresholdedrelu": (_thresholded_relu, 0.0, None),
 }

@@ -9,7 +9,12 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
-from graphopt.training.operators.activations import gelu
+from graphopt.training.operators.activations import (
+    HARD_SIGMOID_FACTORS,
+    LEAKY_RELU_ALPHA,
+    clamped_line,
+    gelu,
+)
 from graphopt.training.operators.convolution import conv
 from graphopt.training.operators.matrix import transposed_operands
 from graphopt.training.operators.registry import MICROSOFT, operator
@@ -97,16 +102,12 @@ def _activated(call: Call, x: torch.Tensor, given: list[float]) -> torch.Tensor:
     return function(x, *given[: len(defaults)], *defaults[len(given) :])
 
 
-def _hard_sigmoid(x: torch.Tensor, alpha: float, beta: float) -> torch.Tensor:
-    return torch.clamp(alpha * x + beta, 0, 1)
-
-
 _ACTIVATIONS: dict[str, tuple[Callable[..., torch.Tensor], tuple[float, ...]]] = {
     "Relu": (functional.relu, ()),
     "Tanh": (torch.tanh, ()),
     "Sigmoid": (torch.sigmoid, ()),
-    "LeakyRelu": (functional.leaky_relu, (0.01,)),
+    "LeakyRelu": (functional.leaky_relu, (LEAKY_RELU_ALPHA,)),
     "Clip": (torch.clamp, (torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)),
-    "HardSigmoid": (_hard_sigmoid, (0.2, 0.5)),
+    "HardSigmoid": (clamped_line, HARD_SIGMOID_FACTORS),
 }
 """Functions, and the defaults of their parameters."""

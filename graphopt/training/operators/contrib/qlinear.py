@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
+from graphopt.training.operators.activations import LEAKY_RELU_ALPHA
 from graphopt.training.operators.matrix import transposed_operands
 from graphopt.training.operators.pooling import average_pool
 from graphopt.training.operators.quantization import (
@@ -68,7 +69,7 @@ def quantized_activation(
     if call.node.op_type == "QLinearSigmoid":
         found = torch.sigmoid(real)
     elif call.node.op_type == "QLinearLeakyRelu":
-        found = functional.leaky_relu(real, call.real("alpha", 0.01))
+        found = functional.leaky_relu(real, call.real("alpha", LEAKY_RELU_ALPHA))
     else:
         axis = call.integer("axis", -1)
         if call.integer("opset", 13) >= 13:
