@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.nn import functional
 
 from graphopt.training.call import Call
-
-Size = Any
-"""An integer, or a symbolic one."""
+from graphopt.training.edges import padded
+from graphopt.training.sizes import Size, larger
 
 
 @dataclass(frozen=True)
@@ -72,25 +69,9 @@ class Windows:
         more = self.beyond
         if beyond is None:
             end = [one + other for one, other in zip(self.end, more, strict=True)]
-            return pad(tensor, self.begin, end, value)
-        return pad(pad(tensor, self.begin, self.end, value), [0] * len(more), more, beyond)
-
-
-def pad(
-    tensor: torch.Tensor, begin: Sequence[Size], end: Sequence[Size], value: float = 0
-) -> torch.Tensor:
-    """Pad the last axes of a tensor; negative amounts cut off.
-
-    Args:
-        tensor: What is padded.
-        begin: Amounts before each of the axes, in their order.
-        end: Amounts behind them.
-        value: What the padding is filled with.
-    """
-    if all(isinstance(each, int) and each == 0 for each in (*begin, *end)):
-        return tensor
-    pairs = [amount for pair in zip(reversed(begin), reversed(end), strict=True) for amount in pair]
-    return functional.pad(tensor, pairs, value=value)
+            return padded(tensor, self.begin, end, value)
+        filled = padded(tensor, self.begin, self.end, value)
+        return padded(filled, [0] * len(more), more, beyond)
 
 
 def windows(call: Call, kernel: Sequence[int], sizes: Sequence[Size]) -> Windows:
@@ -135,8 +116,3 @@ def halves(total: Size, *, upper: bool) -> tuple[Size, Size]:
     """Split padding in two, of which the second one is larger if `upper`, else the first."""
     less = total // 2
     return (less, total - less) if upper else (total - less, less)
-
-
-def larger(one: Size, other: Size) -> Size:
-    """Return the larger of two sizes, without a decision where they are symbolic."""
-    return torch.sym_max(one, other)  # type: ignore[no-untyped-call] # PyTorch has no types for it

@@ -8,10 +8,12 @@ import torch
 from torch.nn import functional
 
 from graphopt.training.call import Call
+from graphopt.training.edges import padded
 from graphopt.training.operators.quantization import saturated
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.zero_points import centred
-from graphopt.training.windows import Size, halves, larger, pad, windows
+from graphopt.training.sizes import Size, larger
+from graphopt.training.windows import halves, windows
 
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _TRANSPOSED = {
@@ -64,7 +66,7 @@ def conv_transpose(
         made: torch.Tensor = convolve(x, weight, bias, strides, begin, more, group, dilations)
         return made
     whole = convolve(x, weight, None, strides, 0, 0, group, dilations)
-    cut: torch.Tensor = pad(whole, [-each for each in begin], [-each for each in end])
+    cut: torch.Tensor = padded(whole, [-each for each in begin], [-each for each in end])
     return cut if bias is None else cut + bias.reshape(-1, *[1] * axes)
 
 

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from graphopt.training.call import Call
+from graphopt.training.edges import padded
 from graphopt.training.moving import movable, moved
 from graphopt.training.numbers import Numbers, Value, integers_of
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.shapes import axis_of
-
-_LARGER: Any = torch.sym_max
+from graphopt.training.sizes import Size, larger
 
 Ends = Sequence[tuple[int, Any, Any]]
 """Axes with what is added before and behind."""
@@ -35,8 +34,8 @@ def pad(
     ]
     mode = call.text("mode", "constant")
     if mode == "constant":
-        return _padded(data, ends, constant)
-    cut = movable(_padded(data, [(axis, *map(_cut, both)) for axis, *both in ends], None))
+        return _filled(data, ends, constant)
+    cut = movable(_filled(data, [(axis, *map(_cut, both)) for axis, *both in ends], None))
     for axis, before, behind in ends:
         places = _places(mode, cut.shape[axis], _added(before), _added(behind), data.device)
         cut = cut.index_select(axis, places)
@@ -63,23 +62,23 @@ def _added(end: Any) -> Any:
     return max(end, 0) if isinstance(end, int) else end
 
 
-def _padded(data: torch.Tensor, ends: Ends, constant: Value) -> torch.Tensor:
-    both: list[Any] = [0] * (2 * data.ndim)
-    for axis, before, behind in ends:
-        # PyTorch counts from the last axis.
-        both[2 * (data.ndim - 1 - axis) : 2 * (data.ndim - axis)] = [before, behind]
+def _filled(data: torch.Tensor, ends: Ends, constant: Value) -> torch.Tensor:
     if not ends:
         return data
+    begin: list[Size] = [0] * data.ndim
+    end: list[Size] = [0] * data.ndim
+    for axis, before, behind in ends:
+        begin[axis], end[axis] = before, behind
     if constant is None or (isinstance(constant, Numbers) and not data.dtype.is_floating_point):
         (fill,) = [0] if constant is None else constant.array.reshape(-1).tolist()
         if data.dtype == movable(data).dtype:
-            return functional.pad(data, both, value=fill)
+            return padded(data, begin, end, fill)
     if isinstance(constant, Numbers):
         constant = constant.tensor(data.device)
-    bits = functional.pad(movable(data), both)
+    bits = padded(movable(data), begin, end)
     if constant is None:
         return moved(bits, data.dtype)
-    inside = functional.pad(torch.ones_like(data, dtype=torch.bool), both)
+    inside = padded(torch.ones_like(data, dtype=torch.bool), begin, end)
     return moved(torch.where(inside, bits, movable(constant).reshape(())), data.dtype)
 
 
@@ -90,7 +89,7 @@ def _places(mode: str, size: Any, before: Any, behind: Any, device: torch.device
         return places.remainder(size)
     if mode == "edge":
         return places.clamp(0, size - 1)
-    turn = _LARGER(2 * (size - 1), 1)
+    turn = larger(2 * (size - 1), 1)
     once = places.remainder(turn)
     return torch.minimum(once, turn - once) if size != 1 else torch.zeros_like(places)
 
@@ -104,4 +103,4 @@ def center_crop_pad(call: Call, data: torch.Tensor, target: Value) -> torch.Tens
         size = data.shape[axis]
         before = (wanted - size) // 2 if wanted >= size else -((size - wanted) // 2)
         ends.append((axis_of(axis, data.ndim), before, wanted - size - before))
-    return _padded(data, ends, None)
+    return _filled(data, ends, None)

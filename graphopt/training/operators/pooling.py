@@ -12,7 +12,8 @@ from torch.nn import functional
 from graphopt.training.call import Call
 from graphopt.training.numbers import Value, integers_of
 from graphopt.training.operators.registry import operator
-from graphopt.training.windows import Size, Windows, windows
+from graphopt.training.sizes import Size
+from graphopt.training.windows import Windows, windows
 
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 _AVERAGE = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}

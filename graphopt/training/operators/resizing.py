@@ -14,9 +14,7 @@ from graphopt.training.call import Call
 from graphopt.training.numbers import Numbers, Value, integers_of
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.shapes import axis_of
-
-Size = Any
-"""An integer, or a symbolic one."""
+from graphopt.training.sizes import Size
 
 Real = Any
 """A float, or a symbolic one."""

@@ -11,10 +11,10 @@ from graphopt.training.moving import movable, moved
 from graphopt.training.numbers import Value, integer_of, integers_of
 from graphopt.training.operators.registry import operator
 from graphopt.training.operators.shapes import axis_of
+from graphopt.training.sizes import larger
 
 _LARGEST = 2**63 - 1
 _WHOLE = (_LARGEST, 2**31 - 1)
-_LARGER: Any = torch.sym_max
 
 
 @operator("Slice", numbers=(1, 2, 3, 4))
@@ -65,7 +65,7 @@ def _from_behind(place: Any, size: Any) -> Any:
     """Return where a place is in the reversed axis; one behind the end is its first."""
     if isinstance(place, int) and place < 0:
         return -1 - place
-    return _LARGER(size - 1 - place, 0)
+    return larger(size - 1 - place, 0)
 
 
 @operator("Trilu", numbers=(1,))
