@@ -47,7 +47,7 @@ def attention(
         y = functional.scaled_dot_product_attention(query, key, value, allowed, scale=scale)
         return (joined_heads(y) if flat else y), *present
     bias = _bias(query, key, mask, allowed)
-    y, scores = _attended(call, query, key, value, bias, scale)
+    y, scores = _attended_with_scores(call, query, key, value, bias, scale)
     return (joined_heads(y) if flat else y), *present, scores
 
 
@@ -113,7 +113,7 @@ def _additive(seen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(seen, zero, torch.full_like(zero, -math.inf))
 
 
-def _attended(
+def _attended_with_scores(
     call: Call,
     query: torch.Tensor,
     key: torch.Tensor,

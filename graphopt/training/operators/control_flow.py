@@ -64,7 +64,7 @@ def _unrolled(
     call: Call, limit: Value, condition: Value, given: Sequence[Value]
 ) -> tuple[list[Value], list[list[Value]]] | None:
     """Run a loop in Python; None: torch.export records, and data tells how often."""
-    count = None if limit is None else _known(limit)
+    count = None if limit is None else _known_count(limit)
     if (limit is not None and count is None) or isinstance(condition, torch.Tensor):
         return None
     body = call.graph("body")
@@ -83,7 +83,7 @@ def _unrolled(
     return carried, collected
 
 
-def _known(limit: Value) -> int | None:
+def _known_count(limit: Value) -> int | None:
     count = integer_of(limit) if isinstance(limit, Numbers) else None
     return count if isinstance(count, int) else None
 

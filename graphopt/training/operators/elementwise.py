@@ -141,7 +141,7 @@ def mean(_: Call, *inputs: torch.Tensor) -> torch.Tensor:
 @operator("Clip", numbers=(1, 2))
 def clip(_: Call, x: torch.Tensor, low: Value = None, high: Value = None) -> torch.Tensor:
     """Limit elements to bounds, of which the upper one wins; to finite ones without bounds."""
-    lower, upper = _bound(low, x, least=True), _bound(high, x, least=False)
+    lower, upper = _clipping_bound(low, x, least=True), _clipping_bound(high, x, least=False)
     if isinstance(lower, torch.Tensor) or isinstance(upper, torch.Tensor):
         for function, bound in ((torch.maximum, lower), (torch.minimum, upper)):
             if bound is not None:
@@ -150,7 +150,7 @@ def clip(_: Call, x: torch.Tensor, low: Value = None, high: Value = None) -> tor
     return x if lower is None and upper is None else torch.clamp(x, lower, upper)
 
 
-def _bound(bound: Value, x: torch.Tensor, *, least: bool) -> Any:
+def _clipping_bound(bound: Value, x: torch.Tensor, *, least: bool) -> Any:
     """Return a number where it is known, a tensor else, and None where nothing is to be done."""
     if isinstance(bound, torch.Tensor):
         return bound.reshape(())

@@ -13,12 +13,12 @@ from graphopt.training.operators.zero_points import centred
 from graphopt.training.unsigned import modular
 
 
-def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def matrix_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Multiply matrices of any type, as numpy.matmul does."""
-    return modular(_product, a, b)
+    return modular(_device_product, a, b)
 
 
-def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def _device_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     if a.is_floating_point() or a.device.type == "cpu":
         return torch.matmul(a, b)
     # PyTorch multiplies matrices of integers on the CPU alone.
@@ -37,7 +37,7 @@ def product_by_sums(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 @operator("MatMul")
 def matmul(_: Call, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Multiply matrices."""
-    return product(a, b)
+    return matrix_product(a, b)
 
 
 @operator("Gemm")
@@ -49,7 +49,7 @@ def gemm(
     a, b = transposed_operands(call, a, b)
     if a.is_floating_point() and c is not None:
         return torch.addmm(c, a, b, beta=beta, alpha=alpha)
-    found = _scaled(product(a, b), alpha)
+    found = _scaled(matrix_product(a, b), alpha)
     return found if c is None else modular(torch.add, found, _scaled(c, beta))
 
 

@@ -31,7 +31,7 @@ def batch_normalization(
     """Normalize each channel, by what is given or (training_mode) by what the batch has."""
     epsilon = call.real("epsilon", 1e-5)
     if not call.integer("training_mode", 0):
-        return _normalized(x, scale, bias, mean, variance, epsilon)
+        return _batch_normalized(x, scale, bias, mean, variance, epsilon)
     wide = x.to(mean.dtype)
     axes = [axis for axis in range(x.ndim) if axis != 1]
     current_mean = wide.mean(axes)
@@ -39,11 +39,11 @@ def batch_normalization(
     kept = call.real("momentum", 0.9)
     running_mean = mean * kept + current_mean * (1 - kept)
     running_variance = variance * kept + current_variance * (1 - kept)
-    y = _normalized(x, scale, bias, current_mean, current_variance, epsilon)
+    y = _batch_normalized(x, scale, bias, current_mean, current_variance, epsilon)
     return y, running_mean, running_variance
 
 
-def _normalized(
+def _batch_normalized(
     x: torch.Tensor,
     scale: torch.Tensor,
     bias: torch.Tensor,

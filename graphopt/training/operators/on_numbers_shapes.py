@@ -42,7 +42,7 @@ def size(_: Call, value: Numbers) -> Found:
 @on_numbers("Gather")
 def gather(call: Call, data: Numbers, indices: Numbers) -> Found:
     """Return the numbers at some places."""
-    places = _known(indices)
+    places = _known_integers(indices)
     if places is None:
         return NotImplemented
     at = np.array(places, dtype=np.int64).reshape(indices.array.shape)
@@ -59,10 +59,10 @@ def slice_(
     steps: Numbers | None = None,
 ) -> Found:
     """Return some of them that follow each other."""
-    given = [_known(starts), _known(ends)]
+    given = [_known_integers(starts), _known_integers(ends)]
     count = starts.array.size
-    given.append(list(range(count)) if axes is None else _known(axes))
-    given.append([1] * count if steps is None else _known(steps))
+    given.append(list(range(count)) if axes is None else _known_integers(axes))
+    given.append([1] * count if steps is None else _known_integers(steps))
     known = [each for each in given if each is not None]
     if len(known) < len(given):
         return NotImplemented
@@ -89,7 +89,7 @@ def concat(call: Call, *values: Numbers) -> Found:
 def split(call: Call, data: Numbers, sizes: Numbers | None = None) -> Found:
     """Take them apart."""
     axis = call.integer("axis", 0)
-    listed = None if sizes is None else _known(sizes)
+    listed = None if sizes is None else _known_integers(sizes)
     if sizes is not None and listed is None:
         return NotImplemented
     ends = np.cumsum(split_sizes(call, data.array.shape[axis], listed))
@@ -99,7 +99,7 @@ def split(call: Call, data: Numbers, sizes: Numbers | None = None) -> Found:
 @on_numbers("Squeeze")
 def squeeze(_: Call, data: Numbers, axes: Numbers | None = None) -> Found:
     """Take away axes of size 1."""
-    dropped = None if axes is None else _known(axes)
+    dropped = None if axes is None else _known_integers(axes)
     if axes is not None and dropped is None:
         return NotImplemented
     return _like(data, data.array.squeeze(tuple(dropped) if dropped else None))
@@ -108,7 +108,7 @@ def squeeze(_: Call, data: Numbers, axes: Numbers | None = None) -> Found:
 @on_numbers("Unsqueeze")
 def unsqueeze(_: Call, data: Numbers, axes: Numbers) -> Found:
     """Put in axes of size 1."""
-    added = _known(axes)
+    added = _known_integers(axes)
     if added is None:
         return NotImplemented
     rank = data.array.ndim + len(added)
@@ -119,7 +119,7 @@ def unsqueeze(_: Call, data: Numbers, axes: Numbers) -> Found:
 @on_numbers("Reshape")
 def reshape(call: Call, data: Numbers, target: Numbers) -> Found:
     """Give them another shape."""
-    asked = _known(target)
+    asked = _known_integers(target)
     if asked is None:
         return NotImplemented
     return _like(data, data.array.reshape(reshaped(call, data.array.shape, asked)))
@@ -155,7 +155,7 @@ def tile(_: Call, data: Numbers, repeats: Numbers) -> Found:
 
 def _limited(data: Numbers, sizes: Numbers, made: Callable[[list[int]], Objects]) -> Found:
     """Make more of some numbers, as long as they are few."""
-    known = _known(sizes)
+    known = _known_integers(sizes)
     if known is None or data.array.size * int(np.prod(known, dtype=object)) > MAX_NUMBERS:
         return NotImplemented
     return _like(data, made(known))
@@ -164,7 +164,7 @@ def _limited(data: Numbers, sizes: Numbers, made: Callable[[list[int]], Objects]
 @on_numbers("ScatterElements", "ScatterND")
 def scatter(call: Call, data: Numbers, indices: Numbers, updates: Numbers) -> Found:
     """Replace some numbers of a list."""
-    places = _known(indices)
+    places = _known_integers(indices)
     is_list = data.array.ndim == 1 and updates.array.size == indices.array.size
     if places is None or not is_list or call.text("reduction", "none") != "none":
         return NotImplemented
@@ -177,7 +177,7 @@ def scatter(call: Call, data: Numbers, indices: Numbers, updates: Numbers) -> Fo
 @on_numbers("ConstantOfShape")
 def constant_of_shape(call: Call, target: Numbers) -> Found:
     """Make a list of one number, which is a shape or what one is compared with."""
-    sizes = _known(target)
+    sizes = _known_integers(target)
     fill, dtype = filled(call)
     if sizes is None or len(sizes) > 1 or dtype not in _COUNTED:
         return NotImplemented
@@ -191,7 +191,7 @@ def constant_of_shape(call: Call, target: Numbers) -> Found:
 @on_numbers("Range")
 def arange(_: Call, start: Numbers, limit: Numbers, delta: Numbers) -> Found:
     """Count, as long as there is little to count."""
-    bounds = [_known(each) for each in (start, limit, delta)]
+    bounds = [_known_integers(each) for each in (start, limit, delta)]
     known = [each[0] for each in bounds if each is not None]
     if len(known) < len(bounds) or start.dtype not in _COUNTED:
         return NotImplemented
@@ -211,7 +211,7 @@ def _like(data: Numbers, array: Any) -> Numbers:
     return Numbers(made, data.dtype)
 
 
-def _known(values: Numbers) -> list[int] | None:
+def _known_integers(values: Numbers) -> list[int] | None:
     """Return integers of Python; None: some are symbols."""
     listed = integers_of(values)
     return listed if all(isinstance(each, int) for each in listed) else None

@@ -62,7 +62,7 @@ def lstm(
     plain = peepholes is None and not call.integer("input_forget", 0)
     # The cell's state at the end of shorter sequences is not what the fused function returns.
     plain = plain and (lengths is None or not call.wants(2))
-    fused = _fused_lstm if plain and _known(call, ("Sigmoid", "Tanh", "Tanh")) else None
+    fused = _fused_lstm if plain and _has_activations(call, ("Sigmoid", "Tanh", "Tanh")) else None
     layer = _Layer(call, x, w, r, b, lengths, ("Sigmoid", "Tanh", "Tanh"))
     return layer.run([initial_h, initial_c], peepholes, _lstm_step, fused)
 
@@ -79,7 +79,7 @@ def gru(
 ) -> tuple[torch.Tensor, ...]:
     """Gated recurrent unit."""
     plain = call.integer("linear_before_reset", 0) != 0
-    fused = _fused_gru if plain and _known(call, ("Sigmoid", "Tanh")) else None
+    fused = _fused_gru if plain and _has_activations(call, ("Sigmoid", "Tanh")) else None
     layer = _Layer(call, x, w, r, b, lengths, ("Sigmoid", "Tanh"))
     return layer.run([initial_h], None, _gru_step, fused)
 
@@ -96,15 +96,17 @@ def rnn(
 ) -> tuple[torch.Tensor, ...]:
     """Recurrent layer of one activation."""
     fused = None
-    if _known(call, ("Tanh",)):
+    if _has_activations(call, ("Tanh",)):
         fused = _fused_rnn(torch.rnn_tanh)
-    elif _known(call, ("Relu",), default=("Tanh",)):
+    elif _has_activations(call, ("Relu",), default=("Tanh",)):
         fused = _fused_rnn(torch.rnn_relu)
     layer = _Layer(call, x, w, r, b, lengths, ("Tanh",))
     return layer.run([initial_h], None, _rnn_step, fused)
 
 
-def _known(call: Call, wanted: tuple[str, ...], default: tuple[str, ...] | None = None) -> bool:
+def _has_activations(
+    call: Call, wanted: tuple[str, ...], default: tuple[str, ...] | None = None
+) -> bool:
     """Whether all directions have these activations, and clip nothing."""
     found = call.texts("activations", default or wanted)
     expected = [each.lower() for each in wanted]
@@ -158,9 +160,9 @@ class _Layer:
             backwards = name == "reverse" or index == 1
             x = reversed_in_time(self.x, self.lengths) if backwards else self.x
             if fused is None:
-                y, states = self._loop(direction, x, step)
+                y, states = self._run_steps(direction, x, step)
             else:
-                y, states = self._whole(direction, x, fused)
+                y, states = self._run_fused(direction, x, fused)
             outputs.append(reversed_in_time(y, self.lengths) if backwards else y)
             last.append(states)
         axis = 1 if self.batch_first else 0
@@ -179,7 +181,7 @@ class _Layer:
         first, second = self.b[index].chunk(2)
         return first, second
 
-    def _loop(
+    def _run_steps(
         self, direction: _Direction, x: torch.Tensor, step: Step
     ) -> tuple[torch.Tensor, States]:
         # The input's part of all gates at once.
@@ -199,7 +201,7 @@ class _Layer:
             )
         return torch.stack(outputs), tuple(self._empty_as_zero(state) for state in states)
 
-    def _whole(
+    def _run_fused(
         self, direction: _Direction, x: torch.Tensor, fused: Fused
     ) -> tuple[torch.Tensor, States]:
         y, states = fused(direction, x)

@@ -86,11 +86,11 @@ def _extreme(
 ) -> torch.Tensor:
     if any(x.shape[axis] == 0 for axis in axes):
         # The largest of no numbers is the lowest one of the type.
-        return torch.full(_reduced_shape(x, axes, keep), _bound(x.dtype, low=largest)).to(x)
+        return torch.full(_reduced_shape(x, axes, keep), _end_of_range(x.dtype, low=largest)).to(x)
     return ordered(lambda each: function(each, axes, keep), x)
 
 
-def _bound(dtype: torch.dtype, *, low: bool) -> float:
+def _end_of_range(dtype: torch.dtype, *, low: bool) -> float:
     if dtype.is_floating_point:
         return float("-inf") if low else float("inf")
     if dtype == torch.bool:

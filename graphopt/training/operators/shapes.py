@@ -187,7 +187,7 @@ def filled(call: Call) -> tuple[Any, torch.dtype]:
 def arange(call: Call, start: Value, limit: Value, delta: Value) -> torch.Tensor:
     """Count from `start` to before `limit`."""
     dtype = call.output_dtype()
-    bounds = [_bound(each) for each in (start, limit, delta)]
+    bounds = [_single_number(each) for each in (start, limit, delta)]
     if isinstance(bounds[2], int | float) and bounds[2] == 0:
         raise call.refused("it counts in steps of 0")
     if all(isinstance(each, int | torch.SymInt) for each in bounds):
@@ -200,10 +200,10 @@ def arange(call: Call, start: Value, limit: Value, delta: Value) -> torch.Tensor
 
 
 def _differentiable(value: Value) -> Any:
-    return value if isinstance(value, torch.Tensor) else _bound(value)
+    return value if isinstance(value, torch.Tensor) else _single_number(value)
 
 
-def _bound(value: Value) -> Any:
+def _single_number(value: Value) -> Any:
     return value.array.reshape(()).item() if isinstance(value, Numbers) else value.item()
 
 

@@ -33,15 +33,15 @@ def multi_head_attention(
     if past_length is not None or cache_indirection is not None:
         raise call.refused("it shares one buffer for past and present keys")
     heads = call.integer("num_heads")
-    q, k, v = _heads(call, heads, query, key, value, bias)
+    q, k, v = _biased_heads(call, heads, query, key, value, bias)
     if past_key is not None and past_value is not None:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
     filtered = _masked(call, mask, q, k)
-    output, scores = _attended(call, q, k, v, [attention_bias, filtered])
+    output, scores = _attended_with_biases(call, q, k, v, [attention_bias, filtered])
     return output, k, v, scores
 
 
-def _heads(
+def _biased_heads(
     call: Call,
     heads: int,
     query: torch.Tensor,
@@ -130,11 +130,11 @@ def attended(
     if past is not None:
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
     filtered = _masked(call, mask, q, k)
-    output, _ = _attended(call, q, k, v, [attention_bias, filtered])
+    output, _ = _attended_with_biases(call, q, k, v, [attention_bias, filtered])
     return output, torch.stack([k, v]) if call.wants(1) else None
 
 
-def _attended(
+def _attended_with_biases(
     call: Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, added: list[torch.Tensor | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     scale = call.real("scale", 0.0) or 1 / math.sqrt(q.shape[-1])

@@ -81,7 +81,7 @@ def group_query_attention(
     ]
     # Queries that pad a prompt see the keys before them.
     ends = torch.minimum(places, last.reshape(-1, 1).to(torch.int64))
-    output = _attended(call, q, present, (places, ends), attention_bias, sinks)
+    output = _attended_causally(call, q, present, (places, ends), attention_bias, sinks)
     return output, *present
 
 
@@ -110,7 +110,7 @@ def _present(
     return room.scatter(2, index, new)
 
 
-def _attended(
+def _attended_causally(
     call: Call,
     q: torch.Tensor,
     present: list[torch.Tensor],

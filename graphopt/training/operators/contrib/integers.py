@@ -56,7 +56,7 @@ def _column(factor: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     return factor.unsqueeze(-2) if factor.ndim == numbers.ndim - 1 > 1 else factor
 
 
-def product(x: Rounded, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def scaled_product(x: Rounded, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiply whole numbers, and scale the result."""
     factor = x.scale * _column(scale, weight)
     return torch.matmul(x.numbers, weight).to(torch.float32) * factor
@@ -72,7 +72,7 @@ def dynamic_quantize_matmul(
     bias: torch.Tensor | None = None,
 ) -> Any:
     """Multiply what is rounded to 8 bits by a quantized matrix."""
-    found = product(rounded(x), centred_columns(weight, point), scale)
+    found = scaled_product(rounded(x), centred_columns(weight, point), scale)
     return found if bias is None else found + bias
 
 
@@ -91,7 +91,7 @@ def matmul_integer_to_float(
     x = Rounded(
         centred_columns(a, a_point), a_scale.reshape(()) if a_scale.numel() == 1 else a_scale
     )
-    found = product(x, centred_columns(b, b_point), b_scale)
+    found = scaled_product(x, centred_columns(b, b_point), b_scale)
     return found if bias is None else found + bias
 
 
@@ -110,7 +110,7 @@ def quantized_attention(
 ) -> Any:
     """Project quantized inputs, and let heads attend."""
     quantized = Rounded(centred_columns(x, x_point), x_scale.reshape(()))
-    projected = product(quantized, centred_columns(weight, point), scale) + bias
+    projected = scaled_product(quantized, centred_columns(weight, point), scale) + bias
     return attended(call, projected, mask, past, None)
 
 

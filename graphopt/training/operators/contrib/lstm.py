@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from graphopt.training.call import Call
-from graphopt.training.operators.contrib.integers import centred_columns, product, rounded
+from graphopt.training.operators.contrib.integers import centred_columns, rounded, scaled_product
 from graphopt.training.operators.recurrence import lstm_cell, reversed_in_time
 from graphopt.training.operators.recurrent_activations import Activation, activations
 from graphopt.training.operators.registry import MICROSOFT, operator
@@ -90,7 +90,9 @@ def _run(
     steps = torch.arange(x.shape[0], device=x.device)
     # What is behind the end of all sequences has no part in the range that x is rounded in.
     read = x if lengths is None else x * (steps < lengths.amax()).reshape(-1, 1, 1)
-    gates = product(rounded(read), direction.weights[0], direction.scales[0]) + direction.bias
+    gates = (
+        scaled_product(rounded(read), direction.weights[0], direction.scales[0]) + direction.bias
+    )
     states, seen = direction.states, direction.states[0]
     outputs = []
     for time in range(x.shape[0]):
@@ -115,5 +117,5 @@ def _step(
     states: tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     hidden, cell = states
-    seen = product(rounded(hidden), direction.weights[1], direction.scales[1])
+    seen = scaled_product(rounded(hidden), direction.weights[1], direction.scales[1])
     return lstm_cell(call, direction.functions, direction.peepholes, gates + seen, cell)

@@ -52,7 +52,7 @@ def skip_layer_normalization(
 ) -> Any:
     """Add, and normalize the last axis."""
     total = x + skip if bias is None else x + skip + bias
-    return _normalized(call, total, scale, shift), None, None, total
+    return _layer_normalized(call, total, scale, shift), None, None, total
 
 
 @operator("EmbedLayerNormalization", domain=MICROSOFT)
@@ -80,10 +80,10 @@ def embed_layer_normalization(
         counts = torch.zeros_like(words[:, 0], dtype=torch.int32)
     else:
         counts = (mask == 1).sum(1).to(torch.int32)
-    return _normalized(call, total, scale, shift), counts, total
+    return _layer_normalized(call, total, scale, shift), counts, total
 
 
-def _normalized(
+def _layer_normalized(
     call: Call, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None
 ) -> torch.Tensor:
     epsilon = call.real("epsilon", 1e-12)

@@ -28,7 +28,7 @@ def _real(x: torch.Tensor, scale: torch.Tensor, point: torch.Tensor | None) -> t
     return (wide if point is None else wide - point.to(torch.float32)) * scale
 
 
-def _whole(
+def _requantized(
     call: Call, x: torch.Tensor, scale: torch.Tensor, point: torch.Tensor | None
 ) -> torch.Tensor:
     found = torch.round(x / scale)
@@ -52,7 +52,7 @@ def quantized_arithmetic(
     """Add or multiply."""
     left, right = _real(a, a_scale, a_point), _real(b, b_scale, b_point)
     found = left + right if call.node.op_type == "QLinearAdd" else left * right
-    return _whole(call, found, scale, point)
+    return _requantized(call, found, scale, point)
 
 
 @operator("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", domain=MICROSOFT)
@@ -78,7 +78,7 @@ def quantized_activation(
             # It is taken over all axes from there on.
             start = axis % max(x.ndim, 1)
             found = torch.softmax(real.flatten(start), -1).reshape(x.shape)
-    return _whole(call, found, scale, point)
+    return _requantized(call, found, scale, point)
 
 
 @operator("QLinearConcat", domain=MICROSOFT)
@@ -88,7 +88,7 @@ def quantized_concat(
     """Join tensors."""
     triples = zip(inputs[0::3], inputs[1::3], inputs[2::3], strict=True)
     parts = [_real(*each) for each in triples]
-    return _whole(call, torch.cat(parts, call.integer("axis")), scale, point)
+    return _requantized(call, torch.cat(parts, call.integer("axis")), scale, point)
 
 
 @operator("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
@@ -108,7 +108,7 @@ def quantized_average_pool(
         found = average_pool(call, real)
     else:
         found = real.mean(list(range(2, x.ndim)), keepdim=True)
-    return _whole(call, found.movedim(1, -1) if last else found, scale, point)
+    return _requantized(call, found.movedim(1, -1) if last else found, scale, point)
 
 
 @operator("QGemm", domain=MICROSOFT)
@@ -130,4 +130,4 @@ def quantized_gemm(
     if c is not None:
         whole = whole + c.to(torch.float64)
     found = whole.to(torch.float32) * (call.real("alpha", 1.0) * a_scale * b_scale)
-    return found if scale is None else _whole(call, found, scale, point)
+    return found if scale is None else _requantized(call, found, scale, point)
