@@ -126,20 +126,9 @@ class Execution:
 
 
 def _computed(operator: Operator, call: Call, inputs: list[Value]) -> Any:
-    given = [each for each in inputs if each is not None]
-    if given and all(isinstance(each, Numbers) for each in given) and not call.node.domain:
-        on_numbers = ON_NUMBERS.get(call.node.op_type)
-        if on_numbers is not None:
-            found = on_numbers(call, *inputs)
-            if found is not NotImplemented:
-                return found
-    device = next((each.device for each in inputs if isinstance(each, torch.Tensor)), call.device)
-    ready = [
-        tensor_of(each, device) if isinstance(each, Numbers) and not operator.keeps(index) else each
-        for index, each in enumerate(inputs)
-    ]
     try:
-        return operator.function(call, *ready)
+        found = _on_numbers(call, inputs)
+        return _on_tensors(operator, call, inputs) if found is NotImplemented else found
     except GraphoptError as error:
         if str(call) in error.cause:
             raise
@@ -148,3 +137,21 @@ def _computed(operator: Operator, call: Call, inputs: list[Value]) -> Any:
         # Its type is PyTorch's, and tells torch.export what to do; the place is not in it.
         error.add_note(f"computing {call}")
         raise
+
+
+def _on_numbers(call: Call, inputs: list[Value]) -> Any:
+    """Compute where all inputs are numbers; NotImplemented: tensors are to be used."""
+    given = [each for each in inputs if each is not None]
+    if not given or call.node.domain or not all(isinstance(each, Numbers) for each in given):
+        return NotImplemented
+    function = ON_NUMBERS.get(call.node.op_type)
+    return NotImplemented if function is None else function(call, *inputs)
+
+
+def _on_tensors(operator: Operator, call: Call, inputs: list[Value]) -> Any:
+    device = next((each.device for each in inputs if isinstance(each, torch.Tensor)), call.device)
+    ready = [
+        tensor_of(each, device) if isinstance(each, Numbers) and not operator.keeps(index) else each
+        for index, each in enumerate(inputs)
+    ]
+    return operator.function(call, *ready)

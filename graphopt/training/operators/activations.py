@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from graphopt.training.call import Call
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 
 LEAKY_RELU_ALPHA = float(np.float32(0.01))
 """The default, as the single-precision number that an attribute holds."""
@@ -125,20 +126,25 @@ def shrink(call: Call, x: torch.Tensor) -> torch.Tensor:
     return moved.to(x.dtype)
 
 
+def _axis_attribute(call: Call, x: torch.Tensor) -> int:
+    """Return the axis of a node; a single number counts as a list of one, as in PyTorch."""
+    return axis_of(call.integer("axis", -1), max(x.ndim, 1))
+
+
 @operator("Softmax")
 def softmax(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Normalize exponentials along an axis."""
-    return torch.softmax(x, call.integer("axis", -1))
+    return torch.softmax(x, _axis_attribute(call, x))
 
 
 @operator("LogSoftmax")
 def log_softmax(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of `Softmax`."""
-    return torch.log_softmax(x, call.integer("axis", -1))
+    return torch.log_softmax(x, _axis_attribute(call, x))
 
 
 @operator("Hardmax")
 def hardmax(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Return 1 at the first of the largest elements along an axis, 0 elsewhere."""
-    axis = call.integer("axis", -1)
+    axis = _axis_attribute(call, x)
     return torch.zeros_like(x).scatter(axis, x.argmax(axis, keepdim=True), 1)

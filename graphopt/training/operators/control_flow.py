@@ -95,7 +95,8 @@ def scan(call: Call, *inputs: torch.Tensor) -> tuple[Value, ...]:
     count = call.integer("num_scan_inputs")
     states: list[Value] = list(inputs[: len(inputs) - count])
     scanned = inputs[len(states) :]
-    axes = call.integers("scan_input_axes", [0] * count)
+    given = call.integers("scan_input_axes", [0] * count)
+    axes = [axis_of(axis, each.ndim) for axis, each in zip(given, scanned, strict=True)]
     backwards = call.integers("scan_input_directions", [0] * count)
     length = scanned[0].shape[axes[0]]
     if not isinstance(length, int):

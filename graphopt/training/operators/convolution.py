@@ -129,13 +129,15 @@ def _integer_conv(
     w_zero_point: torch.Tensor | None,
 ) -> torch.Tensor:
     """Convolve integers, exactly."""
-    numbers = centred(x, _along(x_zero_point, x, 1))
-    filters = centred(weight, _along(w_zero_point, weight, 0))
+    numbers = centred(x, _fitted_to_axis(x_zero_point, x, 1))
+    filters = centred(weight, _fitted_to_axis(w_zero_point, weight, 0))
     whole: torch.Tensor = conv(call, numbers, filters)
     return whole.to(torch.int64)
 
 
-def _along(zero_point: torch.Tensor | None, x: torch.Tensor, axis: int) -> torch.Tensor | None:
+def _fitted_to_axis(
+    zero_point: torch.Tensor | None, x: torch.Tensor, axis: int
+) -> torch.Tensor | None:
     """Let a zero point for each place of an axis fit a tensor; one for all does."""
     if zero_point is None or zero_point.ndim != 1 or zero_point.shape[0] == 1:
         return zero_point

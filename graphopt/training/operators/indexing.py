@@ -86,7 +86,7 @@ def compress(call: Call, data: torch.Tensor, condition: Value) -> torch.Tensor:
     bits = movable(data)
     if not call.has("axis"):
         return moved(bits.reshape(-1).index_select(0, places), data.dtype)
-    return moved(bits.index_select(call.integer("axis"), places), data.dtype)
+    return moved(bits.index_select(axis_of(call.integer("axis"), data.ndim), places), data.dtype)
 
 
 @operator("NonZero")
@@ -99,7 +99,7 @@ def non_zero(_: Call, data: torch.Tensor) -> torch.Tensor:
 @operator("Unique")
 def unique(call: Call, data: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return each element, or slice, once; where it is first, where each went, how many were."""
-    axis = call.integer("axis") if call.has("axis") else None
+    axis = axis_of(call.integer("axis"), data.ndim) if call.has("axis") else None
     found, inverse, counts = torch.unique(
         data, sorted=True, return_inverse=True, return_counts=True, dim=axis
     )

@@ -11,19 +11,21 @@ from graphopt.training.call import Call
 from graphopt.training.moving import movable, moved
 from graphopt.training.numbers import Value, integers_of
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 
 
 @operator("Concat")
 def concat(call: Call, *parts: torch.Tensor) -> torch.Tensor:
     """Join along an axis."""
-    joined = torch.cat([movable(each) for each in parts], call.integer("axis"))
+    axis = axis_of(call.integer("axis"), max(each.ndim for each in parts))
+    joined = torch.cat([movable(each) for each in parts], axis)
     return moved(joined, parts[0].dtype)
 
 
 @operator("Split", numbers=(1,))
 def split(call: Call, data: torch.Tensor, sizes: Value = None) -> tuple[torch.Tensor, ...]:
     """Take apart along an axis."""
-    axis = call.integer("axis", 0)
+    axis = axis_of(call.integer("axis", 0), data.ndim)
     given = None if sizes is None else integers_of(sizes)
     return parted(data, split_sizes(call, data.shape[axis], given), axis)
 

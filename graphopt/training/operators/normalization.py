@@ -138,7 +138,7 @@ def lrn(call: Call, x: torch.Tensor) -> torch.Tensor:
 @operator("MeanVarianceNormalization")
 def mean_variance_normalization(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Take off the mean, and divide by the standard deviation."""
-    axes = call.integers("axes", (0, 2, 3))
+    axes = [axis_of(axis, x.ndim) for axis in call.integers("axes", (0, 2, 3))]
     centred = x - x.mean(axes, keepdim=True)
     deviation = torch.sqrt((centred * centred).mean(axes, keepdim=True))
     return centred / (deviation + 1e-9)

@@ -12,7 +12,14 @@ from graphopt.training.call import Call
 from graphopt.training.numbers import MAX_NUMBERS, Numbers, Objects, integers_of, number
 from graphopt.training.operators.joining import split_sizes
 from graphopt.training.operators.registry import on_numbers
-from graphopt.training.operators.shapes import axis_of, broadcast, filled, reshaped, shape_of
+from graphopt.training.operators.shapes import (
+    axis_of,
+    broadcast,
+    filled,
+    reshaped,
+    rows_of,
+    shape_of,
+)
 from graphopt.training.operators.slicing import ended
 
 _COUNTED = (torch.int64, torch.int32, torch.bool)
@@ -46,7 +53,9 @@ def gather(call: Call, data: Numbers, indices: Numbers) -> Found:
     if places is None:
         return NotImplemented
     at = np.array(places, dtype=np.int64).reshape(indices.array.shape)
-    return _like(data, np.take(data.array, at, axis=call.integer("axis", 0)))
+    return _like(
+        data, np.take(data.array, at, axis=axis_of(call.integer("axis", 0), data.array.ndim))
+    )
 
 
 @on_numbers("Slice")
@@ -67,7 +76,8 @@ def slice_(
     if len(known) < len(given):
         return NotImplemented
     taken = [slice(None)] * data.array.ndim
-    for start, end, axis, step in zip(*known, strict=True):
+    for start, end, each, step in zip(*known, strict=True):
+        axis = axis_of(each, data.array.ndim)
         length = data.array.shape[axis]
         # ONNX clamps to the first one a start, and to none an end, that Python takes otherwise.
         taken[axis] = slice(
@@ -81,14 +91,14 @@ def slice_(
 @on_numbers("Concat")
 def concat(call: Call, *values: Numbers) -> Found:
     """Join them."""
-    joined = np.concatenate([each.array for each in values], axis=call.integer("axis"))
-    return _like(values[0], joined)
+    axis = axis_of(call.integer("axis"), values[0].array.ndim)
+    return _like(values[0], np.concatenate([each.array for each in values], axis))
 
 
 @on_numbers("Split")
 def split(call: Call, data: Numbers, sizes: Numbers | None = None) -> Found:
     """Take them apart."""
-    axis = call.integer("axis", 0)
+    axis = axis_of(call.integer("axis", 0), data.array.ndim)
     listed = None if sizes is None else _known_integers(sizes)
     if sizes is not None and listed is None:
         return NotImplemented
@@ -102,7 +112,8 @@ def squeeze(_: Call, data: Numbers, axes: Numbers | None = None) -> Found:
     dropped = None if axes is None else _known_integers(axes)
     if axes is not None and dropped is None:
         return NotImplemented
-    return _like(data, data.array.squeeze(tuple(dropped) if dropped else None))
+    places = tuple(axis_of(axis, data.array.ndim) for axis in dropped or ())
+    return _like(data, data.array.squeeze(places or None))
 
 
 @on_numbers("Unsqueeze")
@@ -128,8 +139,8 @@ def reshape(call: Call, data: Numbers, target: Numbers) -> Found:
 @on_numbers("Flatten")
 def flatten(call: Call, data: Numbers) -> Found:
     """Make a matrix of them."""
-    axis = call.integer("axis", 1)
-    rows = int(np.prod(data.array.shape[:axis], dtype=np.int64))
+    at = rows_of(call, data.array.ndim)
+    rows = int(np.prod(data.array.shape[:at], dtype=np.int64))
     return _like(data, data.array.reshape(rows, data.array.size // max(rows, 1)))
 
 

@@ -25,10 +25,11 @@ def pad(
 ) -> torch.Tensor:
     """Add elements before and behind along some axes; negative numbers take away."""
     given = integers_of(pads)
-    along = range(data.ndim) if axes is None else integers_of(axes)
+    named = range(data.ndim) if axes is None else integers_of(axes)
+    along = [axis_of(axis, data.ndim) for axis in named]
     count = len(given) // 2
     ends = [
-        _within(data.shape, axis_of(axis, data.ndim), before, behind)
+        _within(data.shape, axis, before, behind)
         for axis, before, behind in zip(along, given[:count], given[count:], strict=True)
         if not (isinstance(before, int) and isinstance(behind, int) and before == behind == 0)
     ]
@@ -99,8 +100,9 @@ def center_crop_pad(call: Call, data: torch.Tensor, target: Value) -> torch.Tens
     """Crop or pad with zeros at both ends until the sizes are those that are asked for."""
     axes = call.integers("axes", range(data.ndim))
     ends = []
-    for axis, wanted in zip(axes, integers_of(target), strict=True):
+    for each, wanted in zip(axes, integers_of(target), strict=True):
+        axis = axis_of(each, data.ndim)
         size = data.shape[axis]
         before = (wanted - size) // 2 if wanted >= size else -((size - wanted) // 2)
-        ends.append((axis_of(axis, data.ndim), before, wanted - size - before))
+        ends.append((axis, before, wanted - size - before))
     return _filled(data, ends, None)

@@ -9,6 +9,7 @@ from graphopt.training.call import Call
 from graphopt.training.dtypes import torch_dtype
 from graphopt.training.operators.casts import converted
 from graphopt.training.operators.registry import operator
+from graphopt.training.operators.shapes import axis_of
 
 _BOUNDS = {
     # Of types that are held in wider ones.
@@ -91,14 +92,14 @@ def _spread(call: Call, x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     """Let factors for the whole tensor, for an axis, or for blocks of an axis fit its elements."""
     if factors.ndim == 0 or (factors.ndim == 1 and x.ndim != 1 and factors.shape[0] == 1):
         return factors.reshape(())
-    axis = call.integer("axis", 1)
+    axis = axis_of(call.integer("axis", 1), x.ndim) if x.ndim > 1 else 0
     block = call.integer("block_size", 0)
     if block:
         # repeat_interleave and slicing do not know all types of few bits.
         positions = torch.arange(x.shape[axis], device=x.device) // block
         return _kernelled(factors).index_select(axis, positions)
     shape = [1] * x.ndim
-    shape[axis if x.ndim > 1 else 0] = -1
+    shape[axis] = -1
     return factors.reshape(shape)
 
 

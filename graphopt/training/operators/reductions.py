@@ -25,12 +25,14 @@ def _register(name: str, function: Reduction) -> None:
             if call.integer("noop_with_empty_axes", 0):
                 return _of_single(function, x)
             chosen = list(range(x.ndim))
-        return function(x, chosen, bool(call.integer("keepdims", 1)))
+        # PyTorch counts a single number as a list of one.
+        places = [axis_of(axis, max(x.ndim, 1)) for axis in chosen]
+        return function(x, places, bool(call.integer("keepdims", 1)))
 
 
 def _of_single(function: Reduction, x: torch.Tensor) -> torch.Tensor:
     """Reduce each element alone, which may still take its square or its logarithm."""
-    return function(x.unsqueeze(-1), [-1], False)
+    return function(x.unsqueeze(-1), [x.ndim], False)
 
 
 def _in_reals(function: Reduction) -> Reduction:
@@ -63,7 +65,7 @@ def _product(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
 
 def _products(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
     dtype = x.dtype
-    for axis in sorted((axis_of(each, x.ndim) for each in axes), reverse=True):
+    for axis in sorted(axes, reverse=True):
         x = x.prod(axis, keepdim=keep, dtype=dtype)
     return x
 
@@ -100,9 +102,8 @@ def _end_of_range(dtype: torch.dtype, *, low: bool) -> float:
 
 
 def _reduced_shape(x: torch.Tensor, axes: Sequence[int], keep: bool) -> list[int]:
-    chosen = {axis_of(axis, x.ndim) for axis in axes}
-    sizes = [1 if axis in chosen else size for axis, size in enumerate(x.shape)]
-    return sizes if keep else [size for axis, size in enumerate(sizes) if axis not in chosen]
+    sizes = [1 if axis in axes else size for axis, size in enumerate(x.shape)]
+    return sizes if keep else [size for axis, size in enumerate(sizes) if axis not in axes]
 
 
 def _length(x: torch.Tensor, axes: list[int], keep: bool) -> torch.Tensor:
@@ -130,7 +131,7 @@ for _name, _function in _REDUCTIONS.items():
 @operator("ArgMax", "ArgMin")
 def argument(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Return where the largest or smallest elements along an axis are."""
-    axis, keep = call.integer("axis", 0), bool(call.integer("keepdims", 1))
+    axis, keep = axis_of(call.integer("axis", 0), max(x.ndim, 1)), bool(call.integer("keepdims", 1))
     function = torch.argmax if call.node.op_type == "ArgMax" else torch.argmin
     x = sortable(x)
     if not call.integer("select_last_index", 0):
@@ -142,7 +143,7 @@ def argument(call: Call, x: torch.Tensor) -> torch.Tensor:
 def cumulative(call: Call, x: torch.Tensor, axis: Value) -> torch.Tensor:
     """Add up or multiply what is before each element, and the element unless `exclusive`."""
     is_sum = call.node.op_type == "CumSum"
-    along = integer_of(axis)
+    along = axis_of(integer_of(axis), x.ndim)
 
     def compute(each: torch.Tensor) -> torch.Tensor:
         function = torch.cumsum if is_sum else torch.cumprod
@@ -165,7 +166,7 @@ def top(call: Call, x: torch.Tensor, count: Value) -> tuple[torch.Tensor, torch.
 
     Of equal ones those with the lower index come first, which PyTorch's own topk does not promise.
     """
-    axis, largest = call.integer("axis", -1), bool(call.integer("largest", 1))
+    axis, largest = axis_of(call.integer("axis", -1), x.ndim), bool(call.integer("largest", 1))
     values, places = torch.sort(sortable(x), stable=True, dim=axis, descending=largest)
     wanted = integer_of(count)
     kept, at = (_first(each, axis, wanted) for each in (values, places))
@@ -182,6 +183,6 @@ def _first(x: torch.Tensor, axis: int, count: Any) -> torch.Tensor:
 @operator("LpNormalization")
 def normalize(call: Call, x: torch.Tensor) -> torch.Tensor:
     """Divide by the norm along an axis; zeros stay."""
-    axis = call.integer("axis", -1)
+    axis = axis_of(call.integer("axis", -1), x.ndim)
     norm = torch.linalg.vector_norm(x, call.integer("p", 2), axis, keepdim=True)
     return x / torch.where(norm == 0, 1, norm)

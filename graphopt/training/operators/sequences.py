@@ -69,9 +69,11 @@ def concat_from_sequence(call: Call, sequence: Sequence) -> torch.Tensor:
     """Join the tensors, along an axis that they have or a new one."""
     if not sequence:
         raise call.refused("the list is empty")
-    joined = torch.stack if call.integer("new_axis", 0) else torch.cat
-    parts = [movable(each) for each in sequence]
-    return moved(joined(parts, call.integer("axis")), sequence[0].dtype)
+    is_new = call.integer("new_axis", 0)
+    rank = max(each.ndim for each in sequence)
+    axis = axis_of(call.integer("axis"), rank + 1 if is_new else rank)
+    joined = torch.stack if is_new else torch.cat
+    return moved(joined([movable(each) for each in sequence], axis), sequence[0].dtype)
 
 
 @operator("SplitToSequence", numbers=(1,))

@@ -83,10 +83,15 @@ def is_known(size: Any, value: int) -> bool:
 @operator("Flatten")
 def flatten(call: Call, data: torch.Tensor) -> torch.Tensor:
     """Make a matrix: the axes before `axis` are its rows."""
-    axis = call.integer("axis", 1)
     sizes = data.shape
-    at = axis if axis >= 0 else axis + len(sizes)
+    at = rows_of(call, data.ndim)
     return data.reshape(math.prod(sizes[:at]), math.prod(sizes[at:]))
+
+
+def rows_of(call: Call, rank: int) -> int:
+    """Return how many of the first axes a Flatten node makes rows of; all of them may be."""
+    axis = call.integer("axis", 1)
+    return axis if axis == rank else axis_of(axis, rank)
 
 
 @operator("Squeeze", numbers=(1,))

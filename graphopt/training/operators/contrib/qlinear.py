@@ -17,6 +17,7 @@ from graphopt.training.operators.quantization import (
     saturated,
 )
 from graphopt.training.operators.registry import MICROSOFT, operator
+from graphopt.training.operators.shapes import axis_of
 from graphopt.training.operators.zero_points import centred
 
 operator("QuantizeLinear", domain=MICROSOFT)(quantize_linear)
@@ -71,13 +72,12 @@ def quantized_activation(
     elif call.node.op_type == "QLinearLeakyRelu":
         found = functional.leaky_relu(real, call.real("alpha", LEAKY_RELU_ALPHA))
     else:
-        axis = call.integer("axis", -1)
+        axis = axis_of(call.integer("axis", -1), max(x.ndim, 1))
         if call.integer("opset", 13) >= 13:
             found = torch.softmax(real, axis)
         else:
             # It is taken over all axes from there on.
-            start = axis % max(x.ndim, 1)
-            found = torch.softmax(real.flatten(start), -1).reshape(x.shape)
+            found = torch.softmax(real.flatten(axis), -1).reshape(x.shape)
     return _requantized(call, found, scale, point)
 
 
@@ -88,7 +88,12 @@ def quantized_concat(
     """Join tensors."""
     triples = zip(inputs[0::3], inputs[1::3], inputs[2::3], strict=True)
     parts = [_real(*each) for each in triples]
-    return _requantized(call, torch.cat(parts, call.integer("axis")), scale, point)
+    return _requantized(
+        call,
+        torch.cat(parts, axis_of(call.integer("axis"), max(each.ndim for each in parts))),
+        scale,
+        point,
+    )
 
 
 @operator("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
