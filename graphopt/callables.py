@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import sys
@@ -42,13 +43,19 @@ def import_callable(spec: str) -> Callable[..., Any]:
     return function
 
 
+def prints_to_stderr() -> contextlib.AbstractContextManager[object]:
+    """Let what a function of the user prints go to stderr: stdout is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 def _imported(spec: str, module_name: str) -> object:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     # A module written a moment ago is not in the importer's folder listing yet.
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(module_name)
+        with prints_to_stderr():
+            return importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         # The user's module may raise anything; as one line it is theirs to read.
         raise GraphoptError(

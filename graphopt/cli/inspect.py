@@ -12,6 +12,7 @@ from graphopt.cli.written_files import check_written_files
 from graphopt.errors import GraphoptError
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     from rich.console import Console
 
     from graphopt.model.facts import Facts, Port
@@ -51,7 +52,7 @@ def command(
     # A model from stdin is on no disk.
     files = [] if str(model) == "-" else [model, *data_files(loaded, model)]
     sizes = {str(file): file.stat().st_size for file in files}
-    facts = measure(loaded, dims=_dims(dims))
+    facts = measure(loaded, dims=_dims(dims, loaded, model))
     if json_target is not None:
         write_json(
             {"files": sizes, "size_on_disk": sum(sizes.values()), **facts.as_json()}, json_target
@@ -60,7 +61,8 @@ def command(
         _print(console(), str(model), sizes, facts)
 
 
-def _dims(texts: tuple[str, ...]) -> dict[str, int]:
+def _dims(texts: tuple[str, ...], model: ir.Model, path: Path) -> dict[str, int]:
+    known = _dynamic_sizes(model)
     dims: dict[str, int] = {}
     for text in texts:
         name, equals, size = text.rpartition("=")
@@ -68,8 +70,25 @@ def _dims(texts: tuple[str, ...]) -> dict[str, int]:
             raise GraphoptError(
                 f"--dim {text!r} is no size", fix="write --dim NAME=SIZE, as in T=128"
             )
+        if name not in known:
+            raise GraphoptError(
+                f"no input has a dynamic size {name!r}",
+                file=path,
+                fix=f"there is {', '.join(known)}" if known else "leave --dim out",
+            )
         dims[name] = int(size)
     return dims
+
+
+def _dynamic_sizes(model: ir.Model) -> list[str]:
+    """Return the names of the sizes that inputs leave open: symbols, and `input[axis]`."""
+    names: dict[str, None] = {}
+    for value in model.graph.inputs:
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int):
+                symbols = [size.value] if size.value else []
+                names.update(dict.fromkeys([*symbols, f"{value.name}[{axis}]"]))
+    return list(names)
 
 
 def _print(out: Console, name: str, sizes: dict[str, int], facts: Facts) -> None:

@@ -95,8 +95,7 @@ class RuntimeOptions:
             return synthetic_feeds(first.model, seed=self.seed, samples=limit or made_up)
         from graphopt.runtime.feeds import open_feeds
 
-        feeds = open_feeds(self.data)
-        return (feeds if limit is None else feeds.take(limit)).for_model(first.model)
+        return open_feeds(self.data, limit=limit).for_model(first.model)
 
     def parsed_providers(self) -> tuple[Provider, ...]:
         """Read the providers; one that is named twice counts once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from graphopt.callables import import_callable, is_callable_spec
+from graphopt.callables import import_callable, is_callable_spec, prints_to_stderr
 from graphopt.errors import GraphoptError
 from graphopt.runtime.layout import FLOATS, Input, Layout, fit, inputs_of
 from graphopt.runtime.npz import MAX_UNPACKED_BYTES, read_npz, readable
@@ -26,6 +27,7 @@ Parts = Callable[[], Iterator[Mapping[str, Array]]]
 
 _LABELS = "labels"
 _CHECKED_AT_ONCE = 1 << 24
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,9 @@ class Feeds:
                 return
 
 
-def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
+def open_feeds(
+    spec: str, *, limit: int | None = None, max_unpacked: int = MAX_UNPACKED_BYTES
+) -> Feeds:
     """Open `FILE.npz`, a folder of such files, or `module:function` yielding batches.
 
     A function takes no arguments, is looked for from the working directory too, and returns an
@@ -235,15 +239,21 @@ def open_feeds(spec: str, *, max_unpacked: int = MAX_UNPACKED_BYTES) -> Feeds:
 
     Args:
         spec: What to open. An existing path wins over a function.
+        limit: Only so many samples, the first ones; a function is asked for no more parts.
         max_unpacked: The most bytes that the compressed members of a file may take up in memory.
 
     Raises:
         GraphoptError: It cannot be read, is empty, or holds an object array.
     """
+    feeds = _opened(spec, limit, max_unpacked)
+    return feeds if limit is None else feeds.take(limit)
+
+
+def _opened(spec: str, limit: int | None, max_unpacked: int) -> Feeds:
     path = Path(spec)
     if is_callable_spec(spec) and not path.exists():
-        load = import_callable(spec)
-        return _in_parts(_Repeated(spec, load), spec)
+        yielded = _Repeated(spec, import_callable(spec))
+        return _in_parts(lambda: itertools.islice(yielded(), limit), spec)
     readable(path)
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
@@ -335,7 +345,13 @@ def _checksum(part: Mapping[str, Array]) -> int:
 
 def _yielded(spec: str, load: Callable[[], Iterable[object]]) -> Iterator[Mapping[str, Array]]:
     try:
-        for item in load():
+        with prints_to_stderr():
+            items = iter(load())
+        while True:
+            with prints_to_stderr():
+                item = next(items, _END)
+            if item is _END:
+                return
             if not isinstance(item, Mapping):
                 raise GraphoptError(f"yields {type(item).__name__}, not dicts of arrays", file=spec)
             yield {str(name): _plain(str(name), value, spec) for name, value in item.items()}

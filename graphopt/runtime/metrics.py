@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from graphopt.callables import import_callable, is_callable_spec
+from graphopt.callables import import_callable, is_callable_spec, prints_to_stderr
 from graphopt.errors import GraphoptError
 
 Array = npt.NDArray[Any]
@@ -208,7 +208,8 @@ class _Custom(Metric):
     def score(self, outputs: Outputs, labels: Array, like: Outputs) -> float:
         del like
         try:
-            return float(self._function(dict(outputs.arrays), labels))
+            with prints_to_stderr():
+                return float(self._function(dict(outputs.arrays), labels))
         except Exception as error:
             # Whatever the user's function raises is the user's to read, as one line.
             raise GraphoptError(

@@ -277,7 +277,11 @@ class _Job:
         metric, labels = self._options.metric, self._feeds.labels
         if metric is None or labels is None or self._expected is None:
             return None
-        return metric.score(collector.outputs(), labels, self._expected)
+        try:
+            return metric.score(collector.outputs(), labels, self._expected)
+        except GraphoptError as error:
+            file = error.file or self._feeds.source
+            raise GraphoptError(error.cause, file=file, fix=error.fix) from error
 
     def _judge(self, errors: Sequence[OutputError], metric: float | None) -> str | None:
         """The first thing wrong with a candidate."""

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from graphopt.callables import import_callable
+from graphopt.callables import import_callable, prints_to_stderr
 from graphopt.errors import GraphoptError
 from graphopt.model import scopes
 from graphopt.pipeline.contract import Context, Declined, Effect, Pass, Rewrite
@@ -141,7 +141,8 @@ def run_on_graph(model: ir.Model, function: Callable[..., object], what: str) ->
     bridge = Bridge(model)
     graph = bridge.take_out()
     try:
-        result = function(graph)
+        with prints_to_stderr():
+            result = function(graph)
     except Exception as error:
         # The user's function may raise anything.
         raise GraphoptError(f"{what} fails: {type(error).__name__}: {error}") from error

@@ -308,3 +308,23 @@ def test_a_function_yields_the_same_each_time(
     assert [len(batch["x"]) for batch in seeded.batches(3)] == [3, 3, 2]
     with pytest.raises(GraphoptError, match="part 1 holds other samples than when it was"):
         open_feeds("repeated_samples:drawn").for_model(model(IMAGE))
+
+
+def test_a_function_without_end_is_asked_for_no_more_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "endless_samples.py").write_text(
+        "import itertools\n"
+        "import numpy as np\n"
+        "def parts():\n"
+        "    for n in itertools.count():\n"
+        "        print('part', n)\n"
+        "        yield {'x': np.full((2, 3), n, 'f4')}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    feeds = open_feeds("endless_samples:parts", limit=5).for_model(model(IMAGE))
+    assert feeds.count == 5
+    assert [batch["x"][:, 0].tolist() for batch in feeds.batches(4)] == [[0, 0, 1, 1], [2]]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "part 4" in captured.err

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 _SEPARATORS = re.compile(r"(?<=[/.])")
 _OPERATORS = 3
+_LIKE_AN_OPERATOR = re.compile(r"[A-Z][A-Za-z0-9]*")
 
 
 def prefix(nodes: Sequence[ir.Node]) -> str:
@@ -23,7 +24,14 @@ def block_name(occurrences: Sequence[Sequence[ir.Node]]) -> str:
     """Name a block after the part of its names that tells occurrences apart, its number left out.
 
     `/encoder/layer.0/`, `/encoder/layer.1/` give `layer`; without such names, the first operators.
+    No name is one that an operator may have: ONNX Runtime looks at some without their domain, and
+    a function called `Sub` ends its process.
     """
+    name = _name(occurrences)
+    return f"{name}_block" if _LIKE_AN_OPERATOR.fullmatch(name) else name
+
+
+def _name(occurrences: Sequence[Sequence[ir.Node]]) -> str:
     split = [_words(prefix(nodes)) for nodes in occurrences]
     shared = list(takewhile(lambda words: len(set(words)) == 1, zip(*split, strict=False)))
     own = [words[len(shared)] if len(words) > len(shared) else "" for words in split]

@@ -122,6 +122,23 @@ def test_functions_are_named_after_what_tells_layers_apart() -> None:
     assert model.graph.node(1).name == "/encoder/layer.0/MatMul_h"
 
 
+def test_functions_are_not_called_like_operators() -> None:
+    calls = "\n".join(
+        f"s{i} = Sub(v{i}, v{i})\n p{i} = Sub(s{i}, s{i})\n v{i + 1} = Sub(p{i}, v{i})"
+        for i in range(5)
+    )
+    faces = ", ".join(f"float[N] p{i}" for i in (0, 1, 2, 4))
+    text = f"g (float[N] x) => (float[N] y, {faces}) {{ v0 = Abs(x)\n{calls}\n y = Atan(v5) }}"
+    model, _ = round_trip(text, {"x": np.array([0.1, -0.2, 0.3], np.float32)}, nodes=2)
+    assert [name for _, name, _ in model.functions] == ["Sub_block"]
+    model = model_of(LAYERS)
+    for node in model.graph:
+        if node.outputs[0].name[-1].isdigit():
+            node.name = f"/Attention.{node.outputs[0].name[-1]}/{node.op_type}"
+    apply(outline, model)
+    assert [name for _, name, _ in model.functions] == ["Attention_block"]
+
+
 def test_a_second_run_finds_nothing() -> None:
     model = model_of(LAYERS)
     apply(outline, model)
