@@ -79,10 +79,17 @@ def test_convolutions_with_activations(activation: str, given: list[float]) -> N
         check("FusedConv", inputs, held=("w", "b"), atol=1e-5, **attributes)
 
 
-@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Tanh"])
-def test_products_with_activations(activation: str) -> None:
+@pytest.mark.parametrize(
+    ("activation", "given"),
+    [
+        ("Relu", {}),
+        ("Tanh", {}),
+        ("LeakyRelu", {"activation_alpha": 0.2}),
+        ("HardSigmoid", {"activation_alpha": 0.3, "activation_beta": 0.4}),
+    ],
+)
+def test_products_with_activations(activation: str, given: dict[str, float]) -> None:
     inputs = {"a": drawn(3, 4), "b": drawn(5, 4), "c": drawn(5)}
-    given = {"activation_alpha": 0.2} if activation == "LeakyRelu" else {}
     numbers = {"alpha": 0.5, "beta": 0.7, "transB": 1}
     check("FusedGemm", inputs, activation=activation, **numbers, **given)
 
@@ -101,6 +108,12 @@ def test_normalizations_of_sums() -> None:
     check("SkipLayerNormalization", {"x": x, "skip": skip[:1], "scale": scale}, epsilon=0.1)
     for given in ({}, {"bias": bias}):
         check("SkipSimplifiedLayerNormalization", {"x": x, "skip": skip, "scale": scale, **given})
+
+
+def test_default_epsilons() -> None:
+    x, skip, scale = 1e-3 * drawn(2, 3, 4), 1e-3 * drawn(2, 3, 4), drawn(4)
+    for operator in ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"):
+        check(operator, {"x": x, "skip": skip, "scale": scale})
 
 
 def test_sums_that_are_put_out() -> None:

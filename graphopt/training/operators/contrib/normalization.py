@@ -31,7 +31,7 @@ def skip_simplified_layer_normalization(
 ) -> Any:
     """Add, and divide by the root of the mean square."""
     total = x + skip if bias is None else x + skip + bias
-    inverse = inverse_root_mean_square(total, [-1], call.real("epsilon", 1e-5))
+    inverse = inverse_root_mean_square(total, [-1], call.real("epsilon", 1e-12))
     return (total.to(inverse.dtype) * inverse).to(x.dtype) * scale, None, None, total
 
 
