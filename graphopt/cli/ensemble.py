@@ -157,7 +157,9 @@ class _Job:
         settings = self.settings
         members = pairs(self.given, "a member", "NAME=MODEL").values()
         check_written_files(
-            {MODEL: self.output, "--json": settings.json_target}, [self.options.data, *members]
+            {MODEL: self.output, "--json": settings.json_target},
+            [self.options.data],
+            replaceable=members,
         )
         if settings.fits and self.options.data is None:
             raise GraphoptError(
