@@ -72,7 +72,7 @@ def _dims(texts: tuple[str, ...], model: ir.Model, path: Path) -> dict[str, int]
             )
         if name not in known:
             raise GraphoptError(
-                f"no input has a dynamic size {name!r}",
+                f"there is no dynamic size {name!r}",
                 file=path,
                 fix=f"there is {', '.join(known)}" if known else "leave --dim out",
             )
@@ -81,13 +81,17 @@ def _dims(texts: tuple[str, ...], model: ir.Model, path: Path) -> dict[str, int]
 
 
 def _dynamic_sizes(model: ir.Model) -> list[str]:
-    """Return the names of the sizes that inputs leave open: symbols, and `input[axis]`."""
+    """Return the names of the sizes that a model leaves open: symbols, and `input[axis]`."""
     names: dict[str, None] = {}
     for value in model.graph.inputs:
         for axis, size in enumerate(value.shape or ()):
             if not isinstance(size, int):
                 symbols = [size.value] if size.value else []
                 names.update(dict.fromkeys([*symbols, f"{value.name}[{axis}]"]))
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            open_sizes = [size for size in value.shape or () if not isinstance(size, int)]
+            names.update(dict.fromkeys(size.value for size in open_sizes if size.value))
     return list(names)
 
 

@@ -172,8 +172,8 @@ class _Job:
             raise GraphoptError("there is no place for the result", fix="give -o OUT, or --dry-run")
         check_written_files(
             {MODEL: self.output, "--json": settings.json_target, "--report": settings.report},
-            [options.data, settings.recipe_from],
-            replaceable=[self.path],
+            [options.data],
+            replaceable=[self.path, settings.recipe_from],
         )
         replays = self._replay is not None or settings.recipe_from is not None
         if not (options.pipeline is not None or options.functions or replays):

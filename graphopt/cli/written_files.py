@@ -44,13 +44,18 @@ def check_written_files(
             raise GraphoptError(
                 f"{one} and {other} would write the same file", file=path, fix="name two files"
             )
-    kept, edited = [*map(str, filter(None, read))], [*map(str, filter(None, replaceable))]
+    kept, edited = (
+        [Path(str(source)) for source in sources if source] for sources in (read, replaceable)
+    )
     for option, path in files.items():
-        for source in kept if option == MODEL else [*kept, *edited]:
-            if _same(path, Path(source)):
-                raise GraphoptError(
-                    f"{option} would replace what is read", file=path, fix="name another file"
-                )
+        lost = [source for source in [*kept, *edited] if _holds_data(path, source)]
+        lost += [source for source in kept if _same(path, source)]
+        if option != MODEL:
+            lost += [source for source in edited if _same(path, source)]
+        if lost:
+            raise GraphoptError(
+                f"{option} would replace what is read", file=path, fix="name another file"
+            )
 
 
 def files_of(saved: Saved) -> str:
@@ -79,6 +84,16 @@ def _check_streams(written: Mapping[str, str]) -> None:
             f"{' and '.join(mixed)} would mix on stdout",
             fix="name a file for all but one of them",
         )
+
+
+def _holds_data(path: Path, source: Path) -> bool:
+    """Whether a model has weights in a file, as far as its bytes tell."""
+    from graphopt.model.datafiles import mentions
+
+    if source.suffix == ".npz" or not (path.exists() and source.is_file()) or _same(path, source):
+        return False
+    beside = path.resolve().is_relative_to(source.resolve().parent)
+    return beside and mentions(source, path.name)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -72,7 +72,7 @@ def new_layout(skeleton: Skeleton, indices: list[int]) -> DataLayout:
 def kept(skeleton: Skeleton, indices: list[int], target: Path) -> dict[int, MappedTensor]:
     """Return which of these tensors can stay in the data files that hold them.
 
-    A file must still stand in the folder of the target as it was opened, under one name and no
+    A file must still stand in the very folder of the target as it was opened, under one name, no
     link, and at least half of it must be in use; another model's, only by a name that its saves
     look at. The target's own files stay only if every tensor
     does, and none stays if more bytes are new than would stay: dead bytes never pile up.
@@ -104,8 +104,8 @@ def _may_stay(group: dict[int, MappedTensor], target: Path) -> bool:
         return False
     if not tensor.file.is_at(path) or path.is_symlink() or path.stat().st_nlink > 1:
         return False
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return False
+    if path.resolve().parent != folder.resolve():
+        return False  # a save there would not see that it is read here
     return 2 * _used(group) >= tensor.file.size
 
 

@@ -219,3 +219,32 @@ def test_a_negative_seed_is_bad_usage(
 ) -> None:
     assert called(monkeypatch, command, model, model, "--seed", "-1") == 2
     assert "--seed" in capsys.readouterr().err
+
+
+def test_the_data_file_of_a_model_is_not_replaced(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = onnx.load(model)
+    weight = onnx.numpy_helper.from_array(np.ones(3, np.float32), "w")
+    proto.graph.initializer.append(weight)
+    proto.graph.node[1].op_type = "Mul"
+    proto.graph.node[1].input.append("w")
+    held = model.with_name("held.onnx")
+    onnx.save(proto, held, save_as_external_data=True, location="w.bin", size_threshold=0)
+    data = held.with_name("w.bin")
+    before, out = data.read_bytes(), held.with_name("out.onnx")
+    run = ("run", held, "-p", "cleanup")
+    for arguments in (
+        (*run, "-o", data),
+        (*run, "-o", out, "--json", data),
+        (*run, "-o", out, "--report", data),
+        ("inspect", held, "--json", data),
+        ("validate", model, held, "--json", data),
+        ("ensemble", "a + b", f"a={held}", f"b={model}", "-o", out, "--json", data),
+    ):
+        assert called(monkeypatch, *arguments) == 2, arguments
+        assert "would replace what is read" in capsys.readouterr().err
+        assert data.read_bytes() == before
+    assert called(monkeypatch, *run, "-o", out, "--recipe-from", out) == 2
+    assert called(monkeypatch, *run, "-o", out) == 0
+    assert called(monkeypatch, "run", held, "-o", out, "--recipe-from", out) == 0

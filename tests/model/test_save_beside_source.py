@@ -187,3 +187,17 @@ def test_a_model_does_not_replace_its_own_weights(tmp_path: Path) -> None:
     with pytest.raises(GraphoptError, match="holds weights of the model"):
         save(load(tmp_path / "m.onnx"), tmp_path / "m.onnx.data")
     assert holds(load(tmp_path / "m.onnx"))
+
+
+def test_weights_in_a_folder_below_are_copied(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    save(chain(), tmp_path / "sub" / "m.onnx", external_data=True)
+    proto = onnx.load(tmp_path / "sub" / "m.onnx", load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = f"sub/{entry.value}"
+    onnx.save(proto, tmp_path / "top.onnx")
+    saved = save(load(tmp_path / "top.onnx"), tmp_path / "other.onnx", external_data=True)
+    assert saved.data_files == (tmp_path / "other.onnx.data",)
+    assert saved.shared == ()

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 import onnx_ir as ir
 
 from graphopt.convert.contract import Conversion, Dim, Options
-from graphopt.convert.finishing import finish, require
+from graphopt.convert.finishing import cleaned, finish, require
 from graphopt.convert.inner_precision import inner_tolerances
 from graphopt.convert.interface import rename_dims
+from graphopt.convert.onnx.opset import to_opset
 from graphopt.convert.parity import Reference
 from graphopt.convert.quiet import quiet
 from graphopt.convert.reasons import first_line
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     import torch
 
 _LARGEST_SIZE = 2**31 - 1
+_OLDEST_OPSET = 18
+"""What torch.onnx writes; for an older one, the model is lowered."""
 _FLOAT = "convert network.float(), with example inputs of float32"
 
 
@@ -228,7 +231,7 @@ def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | No
         with only_tensors(program):
             exported = torch.onnx.export(
                 program,
-                opset_version=opset,
+                opset_version=None if opset is None else max(opset, _OLDEST_OPSET),
                 dynamo=True,
                 verbose=False,
                 custom_translation_table=translations,
@@ -238,12 +241,18 @@ def _to_onnx(program: torch.export.ExportedProgram, source: str, opset: int | No
         raise GraphoptError(export_reason(error, program), file=source) from error
     assert exported is not None
     model: ir.Model = exported.model
-    if opset is not None and model.opset_imports.get("") != opset:
+    given = model.opset_imports.get("", 0)
+    if opset is None or opset == given:
+        return model
+    if opset > given:
         raise GraphoptError(
-            f"torch.onnx gives opset {model.opset_imports.get('')} where {opset} is asked for",
+            f"torch.onnx gives opset {given} where {opset} is asked for",
             file=source,
-            fix="ask for another --opset, 18 or newer",
+            fix=f"ask for --opset {given} or an older one",
         )
+    # Cleaned up first: an axis that is computed from constants cannot become an attribute.
+    model = cleaned(model, keep_notes=True)
+    to_opset(model, opset, source)
     return model
 
 

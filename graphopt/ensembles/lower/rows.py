@@ -33,6 +33,7 @@ class RowAxes:
         self._batch: set[str] = set()
         self._others: set[str] = set()
         self._static: set[int] = set()
+        self._turned: set[int] = set()
         self._told: dict[ir.Value, int] = {}
         self._doubtful: set[ir.Value] = set()
 
@@ -56,6 +57,8 @@ class RowAxes:
                 continue
             if known[rows] is None:
                 self._told[value] = rows
+            if rows:
+                self._turned.add(len(known))
             for axis, size in enumerate(known):
                 if isinstance(size, str):
                     (self._batch if axis == rows else self._others).add(size)
@@ -79,7 +82,8 @@ class RowAxes:
         """Return the axis of a value's rows; None: it has none.
 
         Raises:
-            GraphoptError: Two axes have as many elements as there are rows: no row is apart.
+            GraphoptError: Two axes have as many elements as there are rows: no row is apart. Or
+                nothing tells the axis, and values like this one have it elsewhere.
         """
         known = sizes(value)
         if value in self._told:
@@ -98,6 +102,13 @@ class RowAxes:
             )
         if named:
             return named[0]
+        if known[0] is None and len(known) in self._turned:
+            raise GraphoptError(
+                f"cascade: along which axis {value.name!r} has the rows of the batch is not "
+                f"declared, and an input of {len(known)} axes has them behind the first",
+                fix="pick the outputs that are wanted: cascade(a.x, b.x), or declare the shape in "
+                "the member's file",
+            )
         if isinstance(known[0], int):
             return 0 if known[0] in self._static and known[0] != 1 else None
         return None if known[0] in self._others else 0

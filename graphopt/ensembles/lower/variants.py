@@ -14,12 +14,17 @@ from graphopt.ensembles.lower.writer import Writer, sizes
 from graphopt.ensembles.ports import Port, port, shapes_fit
 from graphopt.ensembles.wiring import Wired
 from graphopt.errors import GraphoptError
+from graphopt.model.declared_shapes import Dims
 
 if TYPE_CHECKING:
     from graphopt.ensembles.lower.lowering import Bundle, Lowering, Site
     from graphopt.ensembles.lower.scope import Wire
 
 _AXES = {"flip": (-1,), "vertical": (-2,), "both": (-2, -1)}
+_CHANNELS_FIRST = ("batch", "channels", "height", "width")
+_CHANNELS = (1, 3, 4)
+_SCORES = 2
+"""The rank of scores by class, which no flip moves."""
 _LAST = np.iinfo(np.int64)
 
 
@@ -43,11 +48,23 @@ def lower_tta(lowering: Lowering, expression: Tta, site: Site) -> Bundle:
     shape, title = wired.port.shape, lowering.title(expression.of)
     if shape is not None and len(shape) < 2:
         raise GraphoptError(f"{lowering.title(expression)}: {port(wired.port)} is no image")
+    if shape is not None and _has_channels_last(shape):
+        raise GraphoptError(
+            f"{lowering.title(expression)}: {port(wired.port)} looks like [batch, height, width, "
+            "channels], and flips are those of [batch, channels, height, width]",
+            fix="turn it first: graphopt convert --layout nchw",
+        )
     writer = site.scope.writer
     image = site.read(wired)
     bundles = [lowering.evaluate(expression.of, site)]
     for flip in expression.flips:
         axes = _AXES[flip]
+        for item in bundles[0]:
+            if _is_left_turned(site.read(item), image, axes):
+                lowering.note(
+                    f"tta: {port(item.port)} of {title} is averaged as it is for {flip!r}: only "
+                    "what is as large as the input is flipped back"
+                )
         fed = Wired(wired.port, site.scope.wire(_reversed(writer, image, axes)))
         bundle = _with_input(lowering, expression.of, site, name, fed)
         bundles.append(tuple(Wired(item.port, _back(site, item, image, axes)) for item in bundle))
@@ -96,17 +113,36 @@ def _reversed(writer: Writer, value: ir.Value, axes: tuple[int, ...]) -> ir.Valu
 def _back(site: Site, item: Wired[Wire], image: ir.Value, axes: tuple[int, ...]) -> Wire:
     """Flip an output back where it has the input's rank, and its size along the flipped axes."""
     value, writer = site.read(item), site.scope.writer
-    own, given = sizes(value), sizes(image)
-    if own is None or given is None or item.port.dtype == ir.DataType.STRING:
-        return item.value
-    if len(own) != len(given):
-        return item.value
-    pairs = [(own[axis], given[axis]) for axis in axes]
-    if not shapes_fit(*zip(*pairs, strict=True)):
+    pairs = _pairs(value, image, axes)
+    if pairs is None or item.port.dtype == ir.DataType.STRING:
         return item.value
     if all(one == other and one is not None for one, other in pairs):
         return site.scope.wire(_reversed(writer, value, axes))
     return site.scope.wire(_reversed_if_alike(writer, value, image, axes))
+
+
+def _pairs(
+    value: ir.Value, image: ir.Value, axes: tuple[int, ...]
+) -> list[tuple[int | str | None, int | str | None]] | None:
+    """Return the sizes of both along axes; None where those of the value cannot be the image's."""
+    own, given = sizes(value), sizes(image)
+    if own is None or given is None or len(own) != len(given):
+        return None
+    pairs = [(own[axis], given[axis]) for axis in axes]
+    return pairs if shapes_fit(*zip(*pairs, strict=True)) else None
+
+
+def _is_left_turned(value: ir.Value, image: ir.Value, axes: tuple[int, ...]) -> bool:
+    """Whether a value that may be a map of the image is not flipped back."""
+    own = sizes(value)
+    return own is not None and len(own) > _SCORES and _pairs(value, image, axes) is None
+
+
+def _has_channels_last(shape: Dims) -> bool:
+    if len(shape) != len(_CHANNELS_FIRST):
+        return False
+    _, first, inner, last = shape
+    return last in _CHANNELS and first not in _CHANNELS and inner != last
 
 
 def _reversed_if_alike(

@@ -169,7 +169,9 @@ class Writer:
 
     def array(self, content: np.ndarray[Any, Any], dtype: ir.DataType) -> ir.Value:
         """Return a constant of a type that numpy has."""
-        return self._shared.constant(np.ascontiguousarray(content.astype(dtype.numpy())))
+        array = content.astype(dtype.numpy())
+        # `ascontiguousarray` makes one dimension of none.
+        return self._shared.constant(np.ascontiguousarray(array).reshape(array.shape))
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return a value in another type; itself where it has that."""

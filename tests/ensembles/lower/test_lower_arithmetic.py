@@ -283,3 +283,20 @@ def test_the_log_of_a_softmax_of_unknown_shape_is_typed(opset: int, kind: str) -
     assert found.dtype == dtype
     wide = x.astype(np.float64)
     np.testing.assert_allclose(found, softmax(wide * wide), rtol=8 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("text", ["mean(a, b)", "0.5*a + 0.25*b", "a + 1", "-a", "median(a, b)"])
+def test_single_numbers_stay_of_rank_0(text: str) -> None:
+    members = {
+        name: text_model(
+            f"""<ir_version: 8, opset_import: ["": 13]>
+            g (float[N] x) => (float y) {{
+                f = Constant<value_float = {factor}>()
+                s = ReduceSum<keepdims = 0>(x)
+                y = Mul(s, f)
+            }}"""
+        )
+        for name, factor in (("a", 1.0), ("b", 2.0))
+    }
+    found = Ensemble(text, **members).only(x=np.float32([1, 2]))
+    assert found.shape == ()

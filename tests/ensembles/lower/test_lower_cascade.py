@@ -412,3 +412,19 @@ def test_rows_that_lie_along_two_axes_are_refused() -> None:
     with pytest.raises(GraphoptError, match="'edges' has the rows of the batch along 2 axes"):
         Ensemble("cascade(a, b, confidence=0.5)", a=member, b=member.clone())
     Ensemble("mean(a, b)", a=member, b=member.clone())
+
+
+def test_an_undeclared_output_beside_a_state_is_picked_or_refused() -> None:
+    member = text_model(
+        """<ir_version: 8, opset_import: ["": 13]>
+        g (float[N, 3] x, float[2, N, 3] state) => (float[N, 3] p, float[A, B, C] next) {
+            moved = Add(state, x)
+            next = Tanh(moved)
+            p = Softmax(x)
+        }"""
+    )
+    member.graph.outputs[1].shape = ir.Shape([None, None, None])
+    members = {"a": member, "b": member.clone()}
+    with pytest.raises(GraphoptError, match="'a/next' has the rows of the batch is not declared"):
+        Ensemble("cascade(a, b, confidence=0.5)", **members)
+    Ensemble("cascade(a.p, b.p, confidence=0.5)", **members)

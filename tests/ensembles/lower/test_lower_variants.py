@@ -175,3 +175,25 @@ def test_a_stack_that_does_not_fit_its_meta_model_is_refused() -> None:
         Ensemble("stack(a, c, meta=m)", m=meta, **all_digits_of("ac"))
     with pytest.raises(GraphoptError, match="no column 4"):
         Ensemble("subset(a, [0, 4])", a=_linear(4))
+
+
+def test_what_is_not_flipped_back_is_told() -> None:
+    sizes = {"height": 4, "width": 5, "half": 2, "other": 5}
+    ensemble = Ensemble('tta(a, "vertical")', a=text_model(SPATIAL.format(**sizes)))
+    (note,) = [note for note in ensemble.notes if note.startswith("tta")]
+    assert "coarse" in note
+    assert "averaged as it is for 'vertical'" in note
+
+
+def test_images_with_channels_last_are_refused() -> None:
+    model = text_model(
+        """<ir_version: 8, opset_import: ["": 13]>
+        g (float[N, H, 5, 3] image) => (float[N, H, 5, 3] y) { y = Relu(image) }"""
+    )
+    with pytest.raises(GraphoptError, match="flips are those of"):
+        Ensemble('tta(a, "flip")', a=model)
+    square = text_model(
+        """<ir_version: 8, opset_import: ["": 13]>
+        g (float[N, 8, 3, 3] features) => (float[N, 8, 3, 3] y) { y = Relu(features) }"""
+    )
+    Ensemble('tta(a, "flip")', a=square)
