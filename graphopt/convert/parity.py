@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -61,7 +62,8 @@ def check_parity(
             what float reassociation explains.
 
     Returns:
-        What was compared, and a note for each set of sizes that the source itself refuses.
+        What was compared, and a note for each set of sizes that the source itself refuses, and
+        for each output without a finite number.
 
     Raises:
         CheckFailed: An output differs in values, dtype, shape, or their number.
@@ -71,6 +73,7 @@ def check_parity(
     tolerances = tolerances or {}
     found: list[Parity] = []
     notes: list[str] = []
+    measured: Counter[str] = Counter()
     for sizes in _sizes(model, examples, ranges):
         feeds = _resized(model, examples, sizes)
         try:
@@ -88,6 +91,12 @@ def check_parity(
         for (name, array), wanted in zip(actual.items(), expected, strict=True):
             difference = Difference(tolerances.get(name, tolerances.get("*")))
             found.append(_compared(name, wanted, array, sizes, difference))
+            measured[name] += difference.measured
+    notes += [
+        f"output {name} is not proven: it holds no finite number on the inputs that were compared"
+        for name, count in measured.items()
+        if not count
+    ]
     return tuple(found), tuple(notes)
 
 

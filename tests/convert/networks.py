@@ -213,3 +213,12 @@ def number() -> int:
 
 def broken() -> nn.Module:
     raise ValueError("no weights here")
+
+
+class Logarithm(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.log(x), x + 1
+
+
+def logarithm_of_negatives() -> tuple[nn.Module, tuple[Tensor, ...]]:
+    return Logarithm(), (-torch.ones(2, 3),)

@@ -206,3 +206,8 @@ def test_shapes_that_do_not_fit() -> None:
         convert("networks:mlp", options=Options(dynamic_shapes={"image": ("batch",)}))
     with pytest.raises(GraphoptError, match="exclude each other"):
         Options(static=True, dynamic_shapes={"features": ("batch", 6)})
+
+
+def test_outputs_without_a_finite_number_are_not_called_proven() -> None:
+    (note,) = convert("networks:logarithm_of_negatives").notes
+    assert "not proven: it holds no finite number" in note
