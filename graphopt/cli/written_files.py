@@ -48,11 +48,9 @@ def check_written_files(
         [Path(str(source)) for source in sources if source] for sources in (read, replaceable)
     )
     for option, path in files.items():
-        lost = [source for source in [*kept, *edited] if _holds_data(path, source)]
-        lost += [source for source in kept if _same(path, source)]
-        if option != MODEL:
-            lost += [source for source in edited if _same(path, source)]
-        if lost:
+        unlike = kept if option == MODEL else [*kept, *edited]
+        held = any(_holds_data(path, source) for source in [*kept, *edited])
+        if held or any(_same(path, source) for source in unlike):
             raise GraphoptError(
                 f"{option} would replace what is read", file=path, fix="name another file"
             )

@@ -16,6 +16,7 @@ from graphopt.model.mapped import write_all
 
 _WRITEBACK = 64 << 20
 _NAME_MAX = 200
+_NO_UNNAMED = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 _FIXES = {
     errno.ENOSPC: "free space on that disk, or choose another",
     errno.EDQUOT: "free space within your quota",
@@ -29,7 +30,10 @@ _FIXES = {
 
 
 class StagedFile(io.FileIO):
-    """A file under a temporary name, beside its final one.
+    """A file that is written in the folder of its final name.
+
+    Where the file system can, it has no name until it is whole: nothing is left of it when the
+    process is killed. Elsewhere it has a temporary one.
 
     Args:
         final: The name that it is to have.
@@ -38,8 +42,11 @@ class StagedFile(io.FileIO):
 
     def __init__(self, final: Path, mode: int | None) -> None:
         self.path = final.parent / f".{final.name[:_NAME_MAX]}.{secrets.token_hex(4)}.tmp"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        fd = os.open(self.path, flags, 0o666)
+        fd = _open_unnamed(final.parent)
+        self._is_named = fd is None
+        if fd is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            fd = os.open(self.path, flags, 0o666)
         super().__init__(fd, "wb")
         self._flushed = 0
         if mode is not None:
@@ -61,9 +68,40 @@ class StagedFile(io.FileIO):
     def publish(self, final: Path) -> None:
         """Flush to the disk and take the final name; what had it before is gone in one step."""
         os.fsync(self.fileno())
+        if not self._is_named:
+            _give_name(self.fileno(), self.path)
         self.close()
         self.path.replace(final)
         sync_folder(final.parent)
+
+
+def _open_unnamed(folder: Path) -> int | None:
+    """Open a new file without a name; None where there is no such thing."""
+    if not hasattr(os, "O_TMPFILE"):
+        return None
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED:
+            return None
+        raise
+    if Path(_opened(fd)).exists():
+        return fd
+    os.close(fd)
+    return None
+
+
+def _give_name(fd: int, path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Only with the descriptor of a folder does Python follow the link to the open file.
+        os.link(_opened(fd), path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _opened(fd: int) -> str:
+    return f"/proc/self/fd/{fd}"
 
 
 def check_target(final: Path) -> None:

@@ -15,6 +15,7 @@ from chain_of_weights import chain, edit, holds, names
 
 from graphopt.errors import GraphoptError
 from graphopt.model import load, save
+from graphopt.model.atomic import staged
 
 
 @pytest.mark.parametrize("external_data", [False, True])
@@ -98,7 +99,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     real = os.open
 
     def refuse(path: object, flags: int, *rest: int, **names: int) -> int:
-        if flags & os.O_CREAT:
+        if flags & (os.O_CREAT | os.O_RDWR):
             raise OSError(code, os.strerror(code))
         return real(path, flags, *rest, **names)  # type: ignore[arg-type] # passed on as it came
 
@@ -162,6 +163,20 @@ def test_killed_at_every_step_a_model_is_there(
     else:
         pytest.fail("the save never ended")
     assert outcomes == {"old", "new"}
+
+
+def test_killed_while_it_is_written_a_file_leaves_nothing(tmp_path: Path) -> None:
+    with staged(tmp_path / "probe", None) as file:
+        if file.path.exists():
+            pytest.skip("this file system has no files without a name")
+
+    def write_and_die() -> None:
+        with staged(tmp_path / "m.onnx", None) as file:
+            file.write(b"x" * 100_000)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert _fork(write_and_die)
+    assert names(tmp_path) == []
 
 
 def _fork(work: Callable[[], None]) -> bool:
