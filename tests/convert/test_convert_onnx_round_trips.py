@@ -80,7 +80,9 @@ def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     really = os.open
 
     def refused(path: Any, flags: int, *rest: Any, **settings: Any) -> int:
-        if flags & os.O_CREAT and Path(path).parent == folder:
+        # A file without a name is opened by its folder's.
+        made = Path(path).parent if flags & os.O_CREAT else Path(path)
+        if flags & (os.O_CREAT | os.O_RDWR) and made == folder:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
         return really(path, flags, *rest, **settings)
 
