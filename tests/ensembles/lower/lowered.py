@@ -136,3 +136,12 @@ def scaled(factor: float) -> ir.Model:
             y = Softmax(s)
         }}"""
     )
+
+
+def between(confidences: np.ndarray, share: float) -> float:
+    """A threshold with a share of the rows below it, and far from each of them."""
+    ordered = np.sort(confidences)
+    place = round(share * len(ordered))
+    if place in (0, len(ordered)):
+        return 0.0 if place == 0 else 1.0
+    return float((ordered[place - 1] + ordered[place]) / 2)

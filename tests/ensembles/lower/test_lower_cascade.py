@@ -11,6 +11,7 @@ from lowered import (
     BATCHES,
     Ensemble,
     all_digits,
+    between,
     digits,
     images,
     logits,
@@ -22,7 +23,6 @@ from lowered import (
     text_model,
 )
 
-from graphopt.ensembles.reference import evaluate
 from graphopt.errors import GraphoptError
 from graphopt.model.scopes import bodies
 
@@ -47,15 +47,6 @@ RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _between(confidences: np.ndarray, share: float) -> float:
-    """A threshold with a share of the rows below it, and far from each of them."""
-    ordered = np.sort(confidences)
-    place = round(share * len(ordered))
-    if place in (0, len(ordered)):
-        return 0.0 if place == 0 else 1.0
-    return float((ordered[place - 1] + ordered[place]) / 2)
-
-
 def _in_bodies(ensemble: Ensemble, op_type: str) -> int:
     return sum(
         ensemble.count(op_type, body)
@@ -70,7 +61,7 @@ def test_rows_of_digits(rule: str, share: float) -> None:
     for batch in BATCHES:
         first, second = softmax(logits(batch)["a"]), softmax(logits(batch)["d"])
         sure = RULES[rule](first.astype(np.float64))
-        threshold = _between(sure, share)
+        threshold = between(sure, share)
         text = f"cascade(softmax(a), softmax(d), confidence={threshold!r}, rule={rule!r})"
         ensemble = Ensemble(text, a=digits("mlp", 11), d=digits("resnet"))
         assert ensemble.count("Conv") == 0
@@ -81,8 +72,8 @@ def test_rows_of_digits(rule: str, share: float) -> None:
 
 def test_three_stages() -> None:
     p = {name: softmax(values) for name, values in logits(32).items()}
-    one = _between(_max_probability(p["a"]), 0.7)
-    two = _between(_max_probability(p["c"]), 0.6)
+    one = between(_max_probability(p["a"]), 0.7)
+    two = between(_max_probability(p["c"]), 0.6)
     text = f"cascade(softmax(a), softmax(c), softmax(d), confidence=[{one!r}, {two!r}])"
     ensemble = Ensemble(text, **{name: all_digits()[name] for name in "acd"})
     unsure = _max_probability(p["a"]) < one
@@ -363,68 +354,3 @@ def test_fixed_and_dynamic_members_side_by_side(order: str) -> None:
     still = unsure & (second.max(-1) < 0.9)
     expected = np.where(still[:, None], third, np.where(unsure[:, None], second, first))
     np.testing.assert_allclose(ensemble.only(x=x), expected, rtol=1e-6)
-
-
-def beside_a_table(factor: float, rows_of_table: str | int | None) -> ir.Model:
-    """Probabilities of rows, which the mean of another input moves."""
-    model = text_model(
-        f"""<ir_version: 8, opset_import: ["": 13]>
-        g (float[N, 3] x, float[K, 3] table) => (float[N, 3] p) {{
-            f = Constant<value_float = {factor}>()
-            means = ReduceMean<axes = [0], keepdims = 1>(table)
-            scaled = Mul(x, f)
-            moved = Add(scaled, means)
-            p = Softmax(moved)
-        }}"""
-    )
-    model.graph.inputs[1].shape = ir.Shape([rows_of_table, 3])
-    return model
-
-
-@pytest.mark.parametrize(
-    ("rows_of_table", "batch"),
-    [*(("K", n) for n in (1, 5, 7)), *((5, n) for n in (1, 5, 7)), (None, 1), (None, 7)],
-)
-def test_an_input_whose_rows_are_not_the_batch_is_seen_whole(
-    rows_of_table: str | int | None, batch: int
-) -> None:
-    rng = np.random.default_rng(batch)
-    x, held = (rng.standard_normal((n, 3)).astype(np.float32) for n in (batch, 5))
-    members = {name: beside_a_table(k, rows_of_table) for name, k in (("a", 1.0), ("b", 4.0))}
-    first, second = (softmax(x * k + held.mean(0)) for k in (1, 4))
-    threshold = _between(first.max(-1), 0.5)
-    text = f"cascade(a, b, confidence={threshold!r})"
-    expected = np.where(first.max(-1, keepdims=True) >= threshold, first, second)
-    found = Ensemble(text, **members).only(x=x, table=held)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    (reference,) = evaluate(text, members, {"x": x, "table": held}).values()
-    np.testing.assert_allclose(reference, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_rows_that_lie_along_two_axes_are_refused() -> None:
-    member = text_model(
-        """<ir_version: 8, opset_import: ["": 13]>
-        g (float[N, 3] x, float[N, N] edges) => (float[N, 3] p) {
-            mixed = MatMul(edges, x)
-            p = Softmax(mixed)
-        }"""
-    )
-    with pytest.raises(GraphoptError, match="'edges' has the rows of the batch along 2 axes"):
-        Ensemble("cascade(a, b, confidence=0.5)", a=member, b=member.clone())
-    Ensemble("mean(a, b)", a=member, b=member.clone())
-
-
-def test_an_undeclared_output_beside_a_state_is_picked_or_refused() -> None:
-    member = text_model(
-        """<ir_version: 8, opset_import: ["": 13]>
-        g (float[N, 3] x, float[2, N, 3] state) => (float[N, 3] p, float[A, B, C] next) {
-            moved = Add(state, x)
-            next = Tanh(moved)
-            p = Softmax(x)
-        }"""
-    )
-    member.graph.outputs[1].shape = ir.Shape([None, None, None])
-    members = {"a": member, "b": member.clone()}
-    with pytest.raises(GraphoptError, match="'a/next' has the rows of the batch is not declared"):
-        Ensemble("cascade(a, b, confidence=0.5)", **members)
-    Ensemble("cascade(a.p, b.p, confidence=0.5)", **members)
