@@ -52,7 +52,7 @@ def lower_tta(lowering: Lowering, expression: Tta, site: Site) -> Bundle:
         raise GraphoptError(
             f"{lowering.title(expression)}: {port(wired.port)} looks like [batch, height, width, "
             "channels], and flips are those of [batch, channels, height, width]",
-            fix="turn it first: graphopt convert --layout nchw",
+            fix="convert the network with --layout nchw, or begin the model with a Transpose",
         )
     writer = site.scope.writer
     image = site.read(wired)
